@@ -1,0 +1,77 @@
+package v1alpha1
+
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// closedReasons are the reasons that each condition type may bear.
+var closedReasons = map[string][]string{
+	ConditionProtectable: {
+		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
+		ReasonMultipleContainers, ReasonOwnerUnsupported, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
+		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost,
+	},
+	ConditionEvacuated: {
+		ReasonEvacuating, ReasonFinalGeneration, ReasonDumpFailed, ReasonBucketFailed, ReasonDeadlinePassed,
+		ReasonThawed, ReasonNoInterruption,
+	},
+	ConditionDurable:  {ReasonCommitted, ReasonEvacuating, ReasonBucketFailed, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt},
+	ConditionReleased: {ReasonEvicting, ReasonForcedRemoval, ReasonSourceGone, ReasonNoInterruption},
+	ConditionClaimed:  {ReasonClaimed, ReasonNoInterruption},
+	ConditionRestored: {
+		ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
+		ReasonBucketFailed, ReasonRestoreFailed, ReasonStartedClean, ReasonNoInterruption,
+	},
+}
+
+// KnownReason tells whether conditions of that type may bear that reason. Both lists are closed: alerts and scripts
+// match on them.
+func KnownReason(conditionType, reason string) bool {
+	return slices.Contains(closedReasons[conditionType], reason)
+}
+
+// SetCondition puts the condition in place of the former one of its type and reports whether anything changed. The
+// transition time moves only where the status does.
+func (s *CheckpointStatus) SetCondition(conditionType string, status metav1.ConditionStatus, reason, message string) bool {
+	return meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+		Type: conditionType, Status: status, Reason: reason, Message: message,
+	})
+}
+
+// Condition returns the condition of that type, nil where it was never set. It points into s.
+func (s *CheckpointStatus) Condition(conditionType string) *metav1.Condition {
+	return meta.FindStatusCondition(s.Conditions, conditionType)
+}
+
+// IsTrue tells whether the condition of that type is there and True.
+func (s *CheckpointStatus) IsTrue(conditionType string) bool {
+	return meta.IsStatusConditionTrue(s.Conditions, conditionType)
+}
+
+// FinalGeneration returns the newest generation where it was the outcome of the newest interruption and nobody has
+// claimed it: final, durable, its source evacuated and left frozen. Nil otherwise.
+func (s *CheckpointStatus) FinalGeneration() *GenerationReference {
+	gen := s.Generation
+	switch {
+	case gen == nil || !gen.Final || !s.IsTrue(ConditionDurable) || !s.IsTrue(ConditionEvacuated):
+		return nil
+	case s.Timeline == nil || s.Timeline.PodUID != gen.PodUID:
+		return nil
+	case s.Claim != nil && s.Claim.Generation >= gen.Number:
+		return nil
+	}
+	return gen
+}
+
+// WaitingGeneration returns the generation that a replacement pod may claim: FinalGeneration, with its source pod gone
+// from the API. Released=True alone may still speak of the interruption before; the timeline is of the newest.
+func (s *CheckpointStatus) WaitingGeneration() *GenerationReference {
+	gen := s.FinalGeneration()
+	if gen == nil || !s.IsTrue(ConditionReleased) || s.Timeline.Released == nil {
+		return nil
+	}
+	return gen
+}

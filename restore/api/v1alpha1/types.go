@@ -1,0 +1,236 @@
+// Package v1alpha1 is the Kubernetes API of Lifeboat: the Checkpoint kind, its conditions, and the labels and
+// annotations that mean something to Lifeboat. It holds types alone; both snapshot and restore import it.
+//
+// One Checkpoint exists for each protected pod identity. Its spec is the controller's; of its status the agent of the
+// source node, the agent that claims, and the controller each own parts, told apart by the comments below. The bucket
+// says which generations exist; the Checkpoint says who may use them.
+//
+// +kubebuilder:object:generate=true
+// +groupName=lifeboat.dev
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Checkpoint is the state of protection of one pod identity. For a bare pod the identity is namespace and name, and the
+// Checkpoint bears the pod's name.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:shortName=ckpt
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.identity.name`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.pod.nodeName`
+// +kubebuilder:printcolumn:name="Gen",type=integer,JSONPath=`.status.generation.number`,description="newest durable generation"
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.status.generation.time`,description="age of the recovery point"
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].reason`
+// +kubebuilder:printcolumn:name="Evacuated",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Evacuated")].reason`
+// +kubebuilder:printcolumn:name="Restored",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.identity.name",message="a Checkpoint bears the name of its pod: metadata.name and spec.identity.name must be equal"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || has(self.status)",message="status cannot be taken away: it holds the epoch that fences older claims"
+type Checkpoint struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   CheckpointSpec   `json:"spec"`
+	Status CheckpointStatus `json:"status,omitempty"`
+}
+
+// CheckpointList is what the API server answers to a list.
+//
+// +kubebuilder:object:root=true
+type CheckpointList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Checkpoint `json:"items"`
+}
+
+// CheckpointSpec is written by the controller alone.
+type CheckpointSpec struct {
+	// Identity names who may restore the generations of this Checkpoint. It never changes.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="the identity never changes: delete the Checkpoint and let the controller make a new one"
+	Identity Identity `json:"identity"`
+	// Template is the pod to create in place of a bare pod that has been released: metadata (labels and annotations)
+	// and spec, as the API server once accepted them. Empty where an owner makes the replacement.
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +optional
+	Template *runtime.RawExtension `json:"template,omitempty"`
+}
+
+// Identity is the pod identity of DESIGN.md section 5.
+type Identity struct {
+	// Kind is "Pod" for bare pods, the only kind of this version.
+	// +kubebuilder:validation:Enum=Pod
+	Kind string `json:"kind"`
+	// Name is the pod's name.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// CheckpointStatus is what is known of the pod and its generations.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.generation) || (has(self.generation) && self.generation.number >= oldSelf.generation.number)",message="the generation number never decreases"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.claim) || (has(self.claim) && self.claim.generation >= oldSelf.claim.generation)",message="a claim is never taken back: it stays until a newer generation is claimed"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.claim) || !has(self.claim) || self.claim.generation != oldSelf.claim.generation || (self.claim.podUID == oldSelf.claim.podUID && self.claim.nodeName == oldSelf.claim.nodeName && self.claim.epoch == oldSelf.claim.epoch)",message="this generation is claimed by another pod: a generation is restored at most once"
+type CheckpointStatus struct {
+	// Pod is the pod that bears the identity now. Written by the controller.
+	Pod *PodReference `json:"pod,omitempty"`
+	// Epoch fences: the number of claims ever made. A generation bears the epoch of the pod that wrote it.
+	// Written by the agent that claims, together with Claim.
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:XValidation:rule="self >= oldSelf",message="the epoch never decreases"
+	Epoch int64 `json:"epoch"`
+	// Generation is the newest durable generation. Written by the agent of the source node.
+	Generation *GenerationReference `json:"generation,omitempty"`
+	// Claim is the newest claim. Written by the agent that claims: the one optimistic update that decides who restores.
+	Claim *Claim `json:"claim,omitempty"`
+	// Timeline holds the moments of the newest interruption. Each is written by the one who was there.
+	Timeline *Timeline `json:"timeline,omitempty"`
+	// Conditions are of the types and reasons of this package, no others.
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=6
+	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored'])",message="condition types are Protectable, Evacuated, Durable, Released, Claimed, Restored"
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PodReference names one pod object.
+type PodReference struct {
+	Name     string    `json:"name"`
+	UID      types.UID `json:"uid"`
+	NodeName string    `json:"nodeName,omitempty"`
+}
+
+// GenerationReference names one committed generation in the bucket.
+type GenerationReference struct {
+	// Number counts the generations of a Checkpoint from 1.
+	// +kubebuilder:validation:Minimum=1
+	Number int64 `json:"number"`
+	// Epoch is the epoch under which it was written.
+	Epoch int64 `json:"epoch"`
+	// PodUID is the pod whose state it is.
+	PodUID types.UID `json:"podUID"`
+	// NodeName is the node it was taken on.
+	NodeName string `json:"nodeName"`
+	// Final says that its source was left frozen and never ran again.
+	Final bool `json:"final"`
+	// StoredBytes is what the bucket took for it; RSSBytes what the containers held in memory.
+	StoredBytes int64 `json:"storedBytes"`
+	RSSBytes    int64 `json:"rssBytes"`
+	// Time is when it became durable.
+	Time metav1.MicroTime `json:"time"`
+}
+
+// Claim is the sole right to restore one generation.
+type Claim struct {
+	// +kubebuilder:validation:Minimum=1
+	Generation int64 `json:"generation"`
+	// +kubebuilder:validation:Minimum=1
+	Epoch int64 `json:"epoch"`
+	// +kubebuilder:validation:MinLength=1
+	NodeName string `json:"nodeName"`
+	PodUID types.UID `json:"podUID"`
+	// Attempts counts the restores tried under this claim.
+	Attempts int32            `json:"attempts"`
+	Time     metav1.MicroTime `json:"time"`
+}
+
+// Timeline holds the moments of one interruption, nil where not reached. A new notice starts a new one.
+type Timeline struct {
+	// PodUID is the pod that was interrupted.
+	PodUID   types.UID         `json:"podUID"`
+	Notice   *metav1.MicroTime `json:"notice,omitempty"`
+	Deadline *metav1.MicroTime `json:"deadline,omitempty"`
+	Frozen   *metav1.MicroTime `json:"frozen,omitempty"`
+	Dumped   *metav1.MicroTime `json:"dumped,omitempty"`
+	Durable  *metav1.MicroTime `json:"durable,omitempty"`
+	Released *metav1.MicroTime `json:"released,omitempty"`
+	Claimed  *metav1.MicroTime `json:"claimed,omitempty"`
+	Fetched  *metav1.MicroTime `json:"fetched,omitempty"`
+	Resumed  *metav1.MicroTime `json:"resumed,omitempty"`
+}
+
+// Condition types of a Checkpoint.
+const (
+	// ConditionProtectable: the pod can be checkpointed and restored as it stands. Owner: controller.
+	ConditionProtectable = "Protectable"
+	// ConditionEvacuated: the node is going and the pod has been dumped for good; False with a reason where that
+	// failed and the pod was thawed. Unknown while it is under way. Owner: source agent.
+	ConditionEvacuated = "Evacuated"
+	// ConditionDurable: status.generation was committed and read back. Owner: source agent.
+	ConditionDurable = "Durable"
+	// ConditionReleased: the source pod is gone from the API, so a replacement may bear its name. Owner: controller.
+	ConditionReleased = "Released"
+	// ConditionClaimed: status.claim holds for status.generation. Owner: claiming agent.
+	ConditionClaimed = "Claimed"
+	// ConditionRestored: the claimed generation runs again; False with the reason of the rung that failed. Owner:
+	// claiming agent.
+	ConditionRestored = "Restored"
+)
+
+// Reasons of ConditionProtectable. Each False one names an obstacle; the condition's message names the mend.
+const (
+	ReasonProtected          = "Protected"
+	ReasonHostPID            = "HostPID"
+	ReasonHostIPC            = "HostIPC"
+	ReasonHostNetwork        = "HostNetwork"
+	ReasonSharedPID          = "ShareProcessNamespace"
+	ReasonHostPathVolume     = "HostPathVolume"
+	ReasonMultipleContainers = "MultipleContainers"
+	ReasonOwnerUnsupported   = "OwnerUnsupported"
+	ReasonDevices            = "DevicesRequested"
+	ReasonPodEnded           = "PodEnded"
+	ReasonNodeNotReady       = "NodeWithoutAgent"
+	ReasonRuntimeClass       = "RuntimeClassUnsupported"
+	ReasonNotScheduled       = "NotScheduled"
+	ReasonNameTaken          = "NameTaken"
+	ReasonPodLost            = "PodLost"
+)
+
+// Reasons of the other conditions.
+const (
+	ReasonEvacuating       = "Evacuating"
+	ReasonFinalGeneration  = "FinalGeneration"
+	ReasonDumpFailed       = "DumpFailed"
+	ReasonBucketFailed     = "BucketUnavailable"
+	ReasonDeadlinePassed   = "DeadlinePassed"
+	ReasonThawed           = "ThawedAfterRestart"
+	ReasonNoInterruption   = "NoInterruption"
+	ReasonCommitted        = "Committed"
+	ReasonEvicting         = "Evicting"
+	ReasonSourceGone       = "SourceGone"
+	ReasonForcedRemoval    = "ForcedRemoval"
+	ReasonClaimed          = "Claimed"
+	ReasonRestored         = "Restored"
+	ReasonManifestCorrupt  = "ManifestCorrupt"
+	ReasonPackMissing      = "PackMissing"
+	ReasonPackCorrupt      = "PackCorrupt"
+	ReasonRestoreFailed    = "RestoreFailed"
+	ReasonStartedClean     = "StartedClean"
+	ReasonRestoreImpending = "Restoring"
+)
+
+// Labels, annotations and the like.
+const (
+	GroupName = "lifeboat.dev"
+
+	// LabelProtect with the value "true" opts a pod in.
+	LabelProtect = GroupName + "/protect"
+	// LabelRuntimeReady with the value "true" is on nodes whose runtime has passed the self-test; the RuntimeClass selects it.
+	LabelRuntimeReady = GroupName + "/runtime"
+	// AnnotationRestoreFrom on a replacement pod names its Checkpoint and generation, "name/number". The wrapper
+	// refuses to start such a pod clean while its agent is not there to say so.
+	AnnotationRestoreFrom = GroupName + "/restore-from"
+	// AnnotationOnRestoreFailure: "start" (default) or "fail": what happens after every restore attempt has failed.
+	AnnotationOnRestoreFailure = GroupName + "/on-restore-failure"
+	// TaintEvacuating (NoSchedule) is on nodes under notice.
+	TaintEvacuating = GroupName + "/evacuating"
+	// RuntimeClassName is the RuntimeClass and the handler behind it.
+	RuntimeClassName = "lifeboat"
+)
