@@ -1,0 +1,86 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// end takes the Checkpoint away when its job is over, and says so when a pod is lost instead. A Checkpoint lives as
+// long as one job: another pod under the same name is another job and gets a Checkpoint of its own.
+func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
+	if o.checkpoint == nil {
+		return goOn, nil
+	}
+	s := &o.checkpoint.Status
+	stage := StageOf(s)
+	switch {
+	case o.pod == nil:
+		return r.endWithoutPod(ctx, o, stage)
+	case s.Pod == nil || bears(s, o.pod.UID):
+		if stage == StageNone && o.pod.Labels[v1alpha1.LabelProtect] != "true" {
+			return done, r.deleteCheckpoint(ctx, o)
+		}
+	case s.Claim != nil && s.Claim.PodUID == o.pod.UID:
+		// The claiming pod: follow makes it the bearer.
+	case stage == StageNone || stage == StageFailed:
+		return lookAgain(conflictDelay), r.deleteCheckpoint(ctx, o)
+	case stage == StageEvacuating || stage == StageClaimed:
+		return done, r.nameTaken(ctx, o)
+	}
+	return goOn, nil
+}
+
+func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage Stage) (verdict, error) {
+	switch stage {
+	case StageNone:
+		return done, r.deleteCheckpoint(ctx, o)
+	case StageEvacuating, StageFailed:
+		return done, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
+			"the pod left during an interruption without a durable final generation: see condition Evacuated; " +
+				"start it again, or delete the Checkpoint"})
+	case StageClaimed:
+		return done, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
+			fmt.Sprintf("the pod that claimed generation %d on node %s left before it ran again, and a generation is "+
+				"claimed once; start the pod again, or delete the Checkpoint",
+				o.checkpoint.Status.Claim.Generation, o.checkpoint.Status.Claim.NodeName)})
+	}
+	return goOn, nil
+}
+
+// deleteCheckpoint deletes exactly the version that the decision was made on: a notice that comes in between wins.
+func (r *Reconciler) deleteCheckpoint(ctx context.Context, o *observation) error {
+	uid, version := o.checkpoint.UID, o.checkpoint.ResourceVersion
+	err := r.Client.Delete(ctx, o.checkpoint, client.Preconditions{UID: &uid, ResourceVersion: &version})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete checkpoint %s: %w", o.NamespacedName, err)
+	}
+	return nil
+}
+
+// nameTaken says that another pod stands where the replacement should. It is somebody else's: it stays.
+func (r *Reconciler) nameTaken(ctx context.Context, o *observation) error {
+	return r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonNameTaken, fmt.Sprintf(
+		"pod %s (uid %s) bears the name, but Lifeboat did not create it: delete it to have the interrupted job go on, "+
+			"or delete Checkpoint %s to give the job up", o.pod.Name, o.pod.UID, o.Name)})
+}
+
+// leaving tells whether somebody wants the pod gone who does not act for the cluster. Eviction (kubectl drain, spot
+// handlers, autoscalers), preemption and taints mark what they remove with the condition DisruptionTarget.
+func leaving(pod *corev1.Pod) bool {
+	if pod.DeletionTimestamp == nil {
+		return false
+	}
+	for i := range pod.Status.Conditions {
+		c := &pod.Status.Conditions[i]
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			return false
+		}
+	}
+	return true
+}

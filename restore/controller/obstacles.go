@@ -1,0 +1,92 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// Obstacle is one thing in a pod's spec that keeps it from being checkpointed or restored.
+type Obstacle struct {
+	// Reason is one of the reasons of ConditionProtectable.
+	Reason string
+	// Message names the cause and the mend.
+	Message string
+}
+
+// Obstacles lists everything in the pod's metadata and spec that stands in the way, the gravest first; empty for a pod
+// that can be protected.
+func Obstacles(pod *corev1.Pod) []Obstacle {
+	var out []Obstacle
+	add := func(found bool, reason, format string, args ...any) {
+		if found {
+			out = append(out, Obstacle{Reason: reason, Message: fmt.Sprintf(format, args...)})
+		}
+	}
+	spec := &pod.Spec
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil && len(pod.OwnerReferences) > 0 {
+		owner = &pod.OwnerReferences[0]
+	}
+	if owner != nil {
+		add(true, v1alpha1.ReasonOwnerUnsupported, "owned by %s %s: only bare pods are protected in this version; "+
+			"create the pod without an owner", owner.Kind, owner.Name)
+	}
+	add(spec.HostPID, v1alpha1.ReasonHostPID, "hostPID: the process ids belong to the node; remove spec.hostPID")
+	add(spec.HostIPC, v1alpha1.ReasonHostIPC, "hostIPC: shared memory belongs to the node; remove spec.hostIPC")
+	add(spec.HostNetwork, v1alpha1.ReasonHostNetwork, "hostNetwork: sockets belong to the node; remove spec.hostNetwork")
+	add(spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace, v1alpha1.ReasonSharedPID,
+		"shareProcessNamespace: the container's processes are not a tree of their own; remove spec.shareProcessNamespace")
+	add(len(spec.Containers) != 1 || len(spec.InitContainers) > 0, v1alpha1.ReasonMultipleContainers,
+		"%d containers and %d init containers: one container and no init container in this version; "+
+			"bring them together in one", len(spec.Containers), len(spec.InitContainers))
+	if names := hostPathVolumes(spec); len(names) > 0 {
+		add(true, v1alpha1.ReasonHostPathVolume, "hostPath volumes %s: their files stay behind on the node; "+
+			"use emptyDir or a PersistentVolume", strings.Join(names, ", "))
+	}
+	if names := devices(spec); len(names) > 0 {
+		add(true, v1alpha1.ReasonDevices, "devices %s: their state cannot be copied; run this part without them",
+			strings.Join(names, ", "))
+	}
+	if class := spec.RuntimeClassName; class != nil && *class != v1alpha1.RuntimeClassName {
+		add(true, v1alpha1.ReasonRuntimeClass, "runtimeClassName %s: only runc can be checkpointed; "+
+			"set runtimeClassName: %s", *class, v1alpha1.RuntimeClassName)
+	}
+	return out
+}
+
+func hostPathVolumes(spec *corev1.PodSpec) []string {
+	var names []string
+	for i := range spec.Volumes {
+		if spec.Volumes[i].HostPath != nil {
+			names = append(names, spec.Volumes[i].Name)
+		}
+	}
+	return names
+}
+
+// devices names extended resources (those with a domain, such as nvidia.com/gpu), block volumes and resource claims.
+func devices(spec *corev1.PodSpec) []string {
+	var names []string
+	for i := range spec.ResourceClaims {
+		names = append(names, "resourceClaim "+spec.ResourceClaims[i].Name)
+	}
+	for i := range spec.Containers {
+		c := &spec.Containers[i]
+		for name := range c.Resources.Limits { // extended resources must be in limits
+			if strings.Contains(string(name), "/") {
+				names = append(names, string(name))
+			}
+		}
+		for _, d := range c.VolumeDevices {
+			names = append(names, "volumeDevice "+d.Name)
+		}
+	}
+	slices.Sort(names) // maps have no order, and a message that changes would be a new event
+	return names
+}

@@ -1,0 +1,147 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// protectable is what ConditionProtectable is to say.
+type protectable struct {
+	status          metav1.ConditionStatus
+	reason, message string
+}
+
+// eventType is Warning where the user has something to mend.
+func (p protectable) eventType() string {
+	if p.status == metav1.ConditionFalse && p.reason != v1alpha1.ReasonPodEnded {
+		return corev1.EventTypeWarning
+	}
+	return corev1.EventTypeNormal
+}
+
+// judge decides ConditionProtectable for a pod with no interruption under way. node is nil where the pod is not bound
+// or its node is gone.
+func judge(pod *corev1.Pod, node *corev1.Node) protectable {
+	switch phase := pod.Status.Phase; {
+	case phase == corev1.PodSucceeded || phase == corev1.PodFailed:
+		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(phase)}
+	case leaving(pod):
+		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded,
+			"the pod was deleted with no interruption under way: it will not be replaced"}
+	}
+	if obstacles := Obstacles(pod); len(obstacles) > 0 {
+		return protectable{metav1.ConditionFalse, obstacles[0].Reason, joinMessages(obstacles)}
+	}
+	if pod.Spec.NodeName == "" {
+		return protectable{metav1.ConditionUnknown, v1alpha1.ReasonNotScheduled, "the pod is not bound to a node yet"}
+	}
+	if node == nil || node.Labels[v1alpha1.LabelRuntimeReady] != "true" {
+		return protectable{metav1.ConditionFalse, v1alpha1.ReasonNodeNotReady, fmt.Sprintf(
+			"node %s has no ready lifeboat-agent (label %s=true is missing): look at the agent's log on that node, "+
+				"or set runtimeClassName: %s so that the pod goes to a node that has one",
+			pod.Spec.NodeName, v1alpha1.LabelRuntimeReady, v1alpha1.RuntimeClassName)}
+	}
+	return protectable{metav1.ConditionTrue, v1alpha1.ReasonProtected, "protected on node " + pod.Spec.NodeName}
+}
+
+// protect makes the Checkpoint of a labelled pod and keeps ConditionProtectable true to the pod. During an interruption
+// the condition stands as it was: the node is losing its agent, and that is no reason to give up.
+func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, error) {
+	if o.pod == nil {
+		return goOn, nil
+	}
+	if o.checkpoint == nil {
+		if !r.wanted(ctx, o) {
+			return done, nil
+		}
+		if err := r.createCheckpoint(ctx, o); err != nil {
+			return done, err
+		}
+	}
+	s := &o.checkpoint.Status
+	if !bears(s, o.pod.UID) || StageOf(s) != StageNone {
+		return goOn, nil
+	}
+	if ended(s) {
+		return done, nil // what ended stays ended: a notice that comes later finds nobody to save
+	}
+	node, err := r.nodeOf(ctx, o.pod.Spec.NodeName)
+	if err != nil {
+		return done, err
+	}
+	return goOn, r.setProtectable(ctx, o, judge(o.pod, node))
+}
+
+// wanted tells whether a pod without a Checkpoint is to get one, and names a mistaken label.
+func (r *Reconciler) wanted(ctx context.Context, o *observation) bool {
+	value, labelled := o.pod.Labels[v1alpha1.LabelProtect]
+	if labelled && value != "true" && value != "false" {
+		r.tell(ctx, o, corev1.EventTypeWarning, EventInvalidLabel, "Protect", fmt.Sprintf(
+			"label %s has the value %q: set it to \"true\" to protect the pod, or to \"false\"", v1alpha1.LabelProtect, value))
+	}
+	over := o.pod.Status.Phase == corev1.PodSucceeded || o.pod.Status.Phase == corev1.PodFailed
+	return value == "true" && !over && o.pod.DeletionTimestamp == nil
+}
+
+// createCheckpoint makes the object and its first status: two writes. After a crash between them follow does the second.
+func (r *Reconciler) createCheckpoint(ctx context.Context, o *observation) error {
+	template, err := TemplateOf(o.pod)
+	if err != nil {
+		return err
+	}
+	o.checkpoint = &v1alpha1.Checkpoint{
+		ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name},
+		Spec: v1alpha1.CheckpointSpec{
+			Identity: v1alpha1.Identity{Kind: "Pod", Name: o.Name},
+			Template: template,
+		},
+	}
+	if err := r.Client.Create(ctx, o.checkpoint); err != nil {
+		return fmt.Errorf("create checkpoint %s: %w", o.NamespacedName, err)
+	}
+	return r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
+		s.Pod = referenceTo(o.pod)
+		return true
+	})
+}
+
+// renewTemplate takes the template from this pod where another one gave it: the first pod was gone before its
+// Checkpoint had a status.
+func (r *Reconciler) renewTemplate(ctx context.Context, o *observation) error {
+	template, err := TemplateOf(o.pod)
+	if err != nil {
+		return err
+	}
+	var have, want corev1.PodTemplateSpec
+	if err := json.Unmarshal(template.Raw, &want); err != nil {
+		return fmt.Errorf("decode template of pod %s: %w", o.NamespacedName, err)
+	}
+	if t := o.checkpoint.Spec.Template; t != nil && json.Unmarshal(t.Raw, &have) == nil && equality.Semantic.DeepEqual(have, want) {
+		return nil
+	}
+	after := o.checkpoint.DeepCopy()
+	after.Spec.Template = template
+	patch := client.MergeFromWithOptions(o.checkpoint, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, after, patch); err != nil {
+		return fmt.Errorf("patch template of checkpoint %s: %w", o.NamespacedName, err)
+	}
+	o.checkpoint = after
+	return nil
+}
+
+// nodeOf reads the node; nil where name is empty or the node is gone.
+func (r *Reconciler) nodeOf(ctx context.Context, name string) (*corev1.Node, error) {
+	if name == "" {
+		return nil, nil
+	}
+	return get(ctx, r.Client, types.NamespacedName{Name: name}, &corev1.Node{})
+}

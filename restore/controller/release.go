@@ -1,0 +1,154 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+const (
+	// releaseGraceSeconds is the grace of the eviction: the source is frozen and cannot use any.
+	releaseGraceSeconds = 1
+	// forceAfter is how long the source's kubelet has to confirm the eviction.
+	forceAfter = 5 * time.Second
+)
+
+// release removes the source pod of a durable final generation and records when it is gone. The generation's commit is
+// the fence: its source is frozen and is never thawed, so even a forced removal cannot make the job run twice.
+func (r *Reconciler) release(ctx context.Context, o *observation) (verdict, error) {
+	if o.checkpoint == nil || StageOf(&o.checkpoint.Status) != StageFinal {
+		return goOn, nil
+	}
+	gen := o.checkpoint.Status.Generation
+	if !bears(&o.checkpoint.Status, gen.PodUID) {
+		return done, nil // not the bearer's state: nothing to remove, nothing to replace
+	}
+	if o.pod == nil || o.pod.UID != gen.PodUID {
+		return r.released(ctx, o)
+	}
+	lost, err := r.nodeLost(ctx, gen.NodeName)
+	if err != nil {
+		return done, err
+	}
+	begun, forced := removal(&o.checkpoint.Status)
+	switch {
+	case lost:
+		return r.remove(ctx, o, fmt.Sprintf("node %s is unreachable or gone", gen.NodeName))
+	case begun.IsZero():
+		return r.beginEviction(ctx, o)
+	case forced || r.Now().Sub(begun) >= forceAfter:
+		return r.remove(ctx, o, fmt.Sprintf("node %s did not confirm the eviction within %s", gen.NodeName, forceAfter))
+	}
+	if err := r.evict(ctx, o.pod); err != nil {
+		return done, err
+	}
+	return lookAgain(forceAfter - r.Now().Sub(begun)), nil
+}
+
+// removal reads when the removal of the source began (zero: not yet) and whether it is being forced.
+func removal(s *v1alpha1.CheckpointStatus) (begun time.Time, forced bool) {
+	c := s.Condition(v1alpha1.ConditionReleased)
+	if c == nil || c.Status != metav1.ConditionFalse {
+		return time.Time{}, false // True here speaks of the interruption before
+	}
+	return c.LastTransitionTime.Time, c.Reason == v1alpha1.ReasonForcedRemoval
+}
+
+// beginEviction records the beginning, so that the time to force survives a crash, then evicts.
+func (r *Reconciler) beginEviction(ctx context.Context, o *observation) (verdict, error) {
+	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
+		return s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionFalse, v1alpha1.ReasonEvicting,
+			fmt.Sprintf("removing source pod %s from node %s", s.Generation.PodUID, s.Generation.NodeName))
+	})
+	if err != nil {
+		return done, err
+	}
+	return lookAgain(forceAfter), r.evict(ctx, o.pod)
+}
+
+// evict asks for the removal of this very pod through the Eviction API, which marks it as disrupted. A disruption
+// budget that says no is overruled: the node is going, and the frozen pod serves nobody.
+func (r *Reconciler) evict(ctx context.Context, pod *corev1.Pod) error {
+	if g := pod.DeletionGracePeriodSeconds; pod.DeletionTimestamp != nil && g != nil && *g <= releaseGraceSeconds {
+		return nil
+	}
+	grace := int64(releaseGraceSeconds)
+	eviction := &policyv1.Eviction{DeleteOptions: &metav1.DeleteOptions{
+		GracePeriodSeconds: &grace,
+		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
+	}}
+	err := r.Client.SubResource("eviction").Create(ctx, pod.DeepCopy(), eviction)
+	if apierrors.IsTooManyRequests(err) {
+		return r.deletePod(ctx, pod, releaseGraceSeconds)
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// remove takes the pod object away without its kubelet's word.
+func (r *Reconciler) remove(ctx context.Context, o *observation, why string) (verdict, error) {
+	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
+		return s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionFalse, v1alpha1.ReasonForcedRemoval,
+			why+": removing the pod object; its frozen process never runs again")
+	})
+	if err != nil {
+		return done, err
+	}
+	return lookAgain(time.Second), r.deletePod(ctx, o.pod, 0)
+}
+
+// deletePod deletes this very pod object.
+func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, graceSeconds int64) error {
+	err := r.Client.Delete(ctx, pod.DeepCopy(), client.GracePeriodSeconds(graceSeconds), client.Preconditions{UID: &pod.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// released records that the source is gone, after asking past the cache.
+func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, error) {
+	uid := o.checkpoint.Status.Generation.PodUID
+	live, err := get(ctx, r.Live, o.NamespacedName, &corev1.Pod{})
+	if err != nil {
+		return done, err
+	}
+	if live != nil && live.UID == uid {
+		return lookAgain(conflictDelay), nil
+	}
+	err = r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
+		reason, message := v1alpha1.ReasonSourceGone, fmt.Sprintf("source pod %s is gone", uid)
+		if _, forced := removal(s); forced {
+			reason, message = v1alpha1.ReasonForcedRemoval, fmt.Sprintf("source pod %s was removed without its node's word", uid)
+		}
+		now := metav1.NewMicroTime(r.Now())
+		s.Timeline.Released = &now
+		s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionTrue, reason, message)
+		return true
+	})
+	if err == nil {
+		r.tell(ctx, o, corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf(
+			"source pod %s is gone; generation %d waits for its replacement", uid, o.checkpoint.Status.Generation.Number))
+	}
+	return goOn, err
+}
+
+// nodeLost tells whether no kubelet of that node can confirm anything: its object is gone, or it has been silent for
+// so long that the control plane calls it unreachable.
+func (r *Reconciler) nodeLost(ctx context.Context, name string) (bool, error) {
+	node, err := r.nodeOf(ctx, name)
+	if err != nil || node == nil {
+		return err == nil, err
+	}
+	return readiness(node) == corev1.ConditionUnknown, nil
+}

@@ -1,0 +1,102 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// concurrency is how many identities are looked at side by side: a node under notice releases all its pods at once.
+const concurrency = 8
+
+// NewScheme returns a scheme with Kubernetes' kinds and ours.
+func NewScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register kinds: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// CacheOptions keeps pods without LabelProtect out of memory.
+func CacheOptions() (cache.Options, error) {
+	labelled, err := labels.NewRequirement(v1alpha1.LabelProtect, selection.Exists, nil)
+	if err != nil {
+		return cache.Options{}, fmt.Errorf("select labelled pods: %w", err)
+	}
+	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+		&corev1.Pod{}: {Label: labels.NewSelector().Add(*labelled)},
+	}}, nil
+}
+
+// Setup hangs the Reconciler into the manager. Pods and Checkpoints share namespace and name, so each wakes the other's
+// identity; a node wakes the Checkpoints whose pods it bears.
+func (r *Reconciler) Setup(mgr ctrl.Manager) error {
+	err := ctrl.NewControllerManagedBy(mgr).
+		Named("checkpoint").
+		For(&v1alpha1.Checkpoint{}).
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.checkpointsOn), builder.WithPredicates(nodeMatters())).
+		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: concurrency}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up checkpoint controller: %w", err)
+	}
+	return nil
+}
+
+// checkpointsOn lists the identities whose bearer is on the node. Without an answer from the cache nobody is woken, and
+// the next change of the node tries again.
+func (r *Reconciler) checkpointsOn(ctx context.Context, node client.Object) []reconcile.Request {
+	var list v1alpha1.CheckpointList
+	if err := r.Client.List(ctx, &list); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "checkpoints of node not listed", "node", node.GetName())
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range list.Items {
+		ck := &list.Items[i]
+		if ck.Status.Pod != nil && ck.Status.Pod.NodeName == node.GetName() {
+			out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: ck.Namespace, Name: ck.Name}})
+		}
+	}
+	return out
+}
+
+// nodeMatters lets through what phases look at: labels and readiness, not heartbeats.
+func nodeMatters() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok := e.ObjectOld.(*corev1.Node)
+		after, ok2 := e.ObjectNew.(*corev1.Node)
+		return !ok || !ok2 || readiness(before) != readiness(after) || !equality.Semantic.DeepEqual(before.Labels, after.Labels)
+	}}
+}
+
+func readiness(node *corev1.Node) corev1.ConditionStatus {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == corev1.NodeReady {
+			return node.Status.Conditions[i].Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
