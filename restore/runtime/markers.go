@@ -1,0 +1,105 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// validID says that an id can be the name of a marker file. runc's own rules are narrower.
+func validID(id string) bool {
+	return id != "" && id[0] != '.' && !strings.ContainsAny(id, "/\x00")
+}
+
+// reserveMarker makes the file that keepMarker turns into the container's marker, so that nothing but a rename is left
+// to do once the container runs.
+func (o Options) reserveMarker(id string) error {
+	if err := os.MkdirAll(o.RestoredDir, 0o700); err != nil {
+		return fmt.Errorf("make the folder of restored containers: %w", err)
+	}
+	if err := os.WriteFile(o.reservedMarker(id), nil, 0o600); err != nil {
+		return fmt.Errorf("reserve the marker of %s: %w", id, err)
+	}
+	return nil
+}
+
+func (o Options) keepMarker(id string) error {
+	if err := os.Rename(o.reservedMarker(id), o.marker(id)); err != nil {
+		return fmt.Errorf("mark %s as restored: %w", id, err)
+	}
+	return nil
+}
+
+func (o Options) dropReservedMarker(id string) { _ = os.Remove(o.reservedMarker(id)) }
+
+func (o Options) marker(id string) string         { return filepath.Join(o.RestoredDir, id) }
+func (o Options) reservedMarker(id string) string { return filepath.Join(o.RestoredDir, "."+id) }
+
+// start does nothing for a container that create has restored: it runs.
+func (o Options) start(id string) error {
+	err := os.Remove(o.marker(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return errPassThrough
+	}
+	if err != nil {
+		return fmt.Errorf("remove the marker of %s: %w", id, err)
+	}
+	return nil
+}
+
+// delete removes what the wrapper keeps of a container, and passes on. A leftover that cannot be removed does no harm:
+// ids are never used twice.
+func (o Options) delete(id string) error {
+	_ = os.Remove(o.marker(id))
+	o.dropReservedMarker(id)
+	_ = os.Remove(filepath.Join(o.HoldDir, id))
+	return errPassThrough
+}
+
+// kill keeps a signal to a container under evacuation, and passes any other on.
+func (o Options) kill(id string, flags Flags) error {
+	name := "TERM"
+	if len(flags.Positional) > 1 {
+		name = flags.Positional[1]
+	}
+	signal, ok := signalNumber(name)
+	if !ok || signal == syscall.SIGKILL {
+		return errPassThrough
+	}
+	held, err := hold(filepath.Join(o.HoldDir, id), signal)
+	if err != nil {
+		return fmt.Errorf("hold signal %d for %s: %w", signal, id, err)
+	}
+	if !held {
+		return errPassThrough
+	}
+	return nil
+}
+
+// hold appends the signal to the hold file, and says false where there is none (any more).
+func hold(path string, signal syscall.Signal) (bool, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = file.Close() }()
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		return false, fmt.Errorf("lock %s: %w", path, err)
+	}
+	var stat syscall.Stat_t
+	if err := syscall.Fstat(int(file.Fd()), &stat); err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	if stat.Nlink == 0 {
+		return false, nil
+	}
+	_, err = fmt.Fprintln(file, strconv.Itoa(int(signal)))
+	return err == nil, err
+}
