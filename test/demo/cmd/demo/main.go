@@ -1,0 +1,37 @@
+// Command demo runs the demonstration of package demo; `make demo` calls it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/lifeboat-dev/lifeboat/test/demo"
+	"github.com/lifeboat-dev/lifeboat/test/deploy"
+)
+
+func main() {
+	var o demo.Options
+	flag.StringVar(&o.Root, "root", ".", "the checkout")
+	flag.StringVar(&o.Store, "store", deploy.StoreS3, "where generations go: s3 (a real S3 server) or file (a folder that both nodes share)")
+	flag.BoolVar(&o.Keep, "keep", false, "leave the test bed up afterwards")
+	flag.DurationVar(&o.Window, "window", 2*time.Minute, "from the notice to the deadline")
+	flag.DurationVar(&o.Train, "train", 10*time.Second, "how long the job trains before the notice")
+	flag.IntVar(&o.Steps, "steps", 700, "how many steps the job takes")
+	flag.IntVar(&o.BallastMB, "ballast", 0, "memory that the job holds besides, in MiB")
+	flag.Parse()
+	o.Live = term.IsTerminal(int(os.Stdout.Fd()))
+	o.Colour = o.Live && os.Getenv("NO_COLOR") == ""
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := demo.Run(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}

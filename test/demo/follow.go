@@ -1,0 +1,76 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/lifeboat-dev/lifeboat/test/deploy"
+)
+
+// follower keeps what a pod says, as it says it.
+type follower struct {
+	mu    sync.Mutex
+	out   Output
+	err   error
+	ended bool
+}
+
+// output returns all that was said so far.
+func (f *follower) output() Output {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := f.out
+	out.Steps = append([]Step{}, f.out.Steps...)
+	return out
+}
+
+// follow reads the pod's log until it ends or ctx does, and shows each step in passing.
+func (f *follower) follow(ctx context.Context, kube *deploy.Kube, pod *corev1.Pod, tell *teller) {
+	err := kube.FollowLogs(ctx, pod.Namespace, pod.Name, func(line string) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if err := f.out.Add(line); err != nil {
+			return err
+		}
+		if n := len(f.out.Steps); n > 0 {
+			tell.passing("node %s  step %d  loss %.4f", pod.Spec.NodeName, f.out.Steps[n-1].Number, f.out.Steps[n-1].Loss)
+		}
+		return nil
+	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
+	if ctx.Err() == nil {
+		f.err = err
+	}
+}
+
+// reach waits until a step has been printed.
+func (f *follower) reach(ctx context.Context, step int) error {
+	return f.until(ctx, fmt.Sprintf("step %d", step), func(o *Output) bool { return o.Last() >= step })
+}
+
+// end waits until the job has said its last line.
+func (f *follower) end(ctx context.Context) error {
+	return f.until(ctx, "the job's end", func(o *Output) bool { return o.Done != nil })
+}
+
+func (f *follower) until(ctx context.Context, what string, ok func(*Output) bool) error {
+	return deploy.Until(ctx, what, func(context.Context) (bool, string, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		state := fmt.Sprintf("step %d", f.out.Last())
+		switch {
+		case f.err != nil:
+			return false, state, f.err
+		case ok(&f.out):
+			return true, state, nil
+		case f.ended:
+			return false, state, fmt.Errorf("the log ended at step %d", f.out.Last())
+		}
+		return false, state, nil
+	})
+}
