@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/pflag"
+)
+
+// config is what flags and environment say. Flags win over LIFEBOAT_* variables, those over the defaults.
+type config struct {
+	metricsAddress string
+	healthAddress  string
+	leaderElect    bool
+	namespace      string
+	logLevel       string
+}
+
+// bind declares the flags, with defaults from the environment. A variable that cannot be read is an error of its flag.
+func (c *config) bind(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
+	text := func(into *string, flag, env, fallback, usage string) {
+		if v, ok := lookup(env); ok {
+			fallback = v
+		}
+		flags.StringVar(into, flag, fallback, usage+" ("+env+")")
+	}
+	text(&c.metricsAddress, "metrics-address", "LIFEBOAT_METRICS_ADDRESS", ":9641", "host:port of /metrics; 0 for none")
+	text(&c.healthAddress, "health-address", "LIFEBOAT_HEALTH_ADDRESS", ":9642", "host:port of /healthz and /readyz")
+	text(&c.namespace, "namespace", "LIFEBOAT_NAMESPACE", "lifeboat-system", "namespace of the leader's lease")
+	text(&c.logLevel, "log-level", "LIFEBOAT_LOG_LEVEL", "info", "debug, info, warn or error")
+	elect := true
+	if v, ok := lookup("LIFEBOAT_LEADER_ELECT"); ok {
+		var err error
+		if elect, err = strconv.ParseBool(v); err != nil {
+			return fmt.Errorf("read LIFEBOAT_LEADER_ELECT: %q is neither true nor false", v)
+		}
+	}
+	flags.BoolVar(&c.leaderElect, "leader-elect", elect, "act only while holding the lease (LIFEBOAT_LEADER_ELECT)")
+	return nil
+}
+
+// Validate returns all faults joined.
+func (c *config) Validate() error {
+	var faults []error
+	address := func(flag, value string) {
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			faults = append(faults, fmt.Errorf("--%s: %q is not host:port, as in \":9642\"", flag, value))
+		}
+	}
+	if c.metricsAddress != "0" {
+		address("metrics-address", c.metricsAddress)
+	}
+	address("health-address", c.healthAddress)
+	if c.leaderElect && c.namespace == "" {
+		faults = append(faults, errors.New("--namespace: empty; the leader's lease needs a namespace"))
+	}
+	if _, err := zerolog.ParseLevel(c.logLevel); err != nil || c.logLevel == "" {
+		faults = append(faults, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", c.logLevel))
+	}
+	return errors.Join(faults...)
+}

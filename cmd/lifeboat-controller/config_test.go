@@ -1,0 +1,31 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/require"
+)
+
+func TestFlagsWinOverEnvironmentOverDefaults(t *testing.T) {
+	env := map[string]string{"LIFEBOAT_NAMESPACE": "from-env", "LIFEBOAT_LOG_LEVEL": "debug", "LIFEBOAT_LEADER_ELECT": "false"}
+	var c config
+	flags := pflag.NewFlagSet("t", pflag.ContinueOnError)
+	require.NoError(t, c.bind(flags, func(k string) (string, bool) { v, ok := env[k]; return v, ok }))
+	require.NoError(t, flags.Parse([]string{"--log-level=warn"}))
+	require.Equal(t, config{":9641", ":9642", false, "from-env", "warn"}, c)
+	require.NoError(t, c.Validate())
+}
+
+func TestValidateJoinsAllFaults(t *testing.T) {
+	err := (&config{metricsAddress: "nine", healthAddress: "", leaderElect: true, logLevel: "loud"}).Validate()
+	for _, part := range []string{"--metrics-address", "--health-address", "--namespace", "--log-level"} {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+func TestEnvironmentThatCannotBeRead(t *testing.T) {
+	cmd := newCommand(func(k string) (string, bool) { return "perhaps", k == "LIFEBOAT_LEADER_ELECT" })
+	cmd.SetArgs(nil)
+	require.ErrorContains(t, cmd.Execute(), `"perhaps" is neither true nor false`)
+}
