@@ -1,0 +1,14 @@
+// Package store keeps generations of targets in a bucket: complete, encrypted, committed by one conditional put, and
+// checked on every read. docs/store.md is its byte-level format.
+//
+// Invariants:
+//
+//   - A generation is its manifest and the packs it names. Packs are written first, the manifest then, HEAD last; what
+//     HEAD has never named does not exist for a reader.
+//   - HEAD is changed by conditional puts alone. Its epoch only rises, its number rises by one.
+//   - What HEAD has named once is never changed. A manifest that no HEAD can name any more (its writer died, or was
+//     fenced) may be replaced by the next writer of that number, see Store.Begin.
+//   - No byte leaves a Reader that has not passed authenticated decryption under the target's own key, bound to its place.
+//
+// The package imports the standard library, klauspost/compress and ulid. Each kind of bucket is a package of its own.
+package store

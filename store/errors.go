@@ -1,0 +1,32 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Sentinels of Bucket. Every bucket wraps them together with the key.
+var (
+	// ErrNotFound: there is no such object. From Store.Head: the target has no HEAD yet.
+	ErrNotFound = errors.New("not found")
+	// ErrPrecondition: the condition of a Put did not hold, and nothing was written by this try.
+	ErrPrecondition = errors.New("precondition failed")
+)
+
+// Sentinels of Store.
+var (
+	// ErrCorrupt: bytes are not what was written. ErrHeadCorrupt, ErrManifestCorrupt and ErrPackCorrupt are kinds of it.
+	ErrCorrupt         = errors.New("corrupt")
+	ErrHeadCorrupt     = fmt.Errorf("HEAD %w", ErrCorrupt)
+	ErrManifestCorrupt = fmt.Errorf("manifest %w", ErrCorrupt)
+	ErrPackCorrupt     = fmt.Errorf("pack %w", ErrCorrupt)
+	// ErrPackMissing: a manifest names a pack that the bucket does not hold. The manifest itself is sound, so this is
+	// not a kind of ErrCorrupt.
+	ErrPackMissing = errors.New("pack missing")
+	// ErrWrongKey: the object was sealed under another master key. It may be sound.
+	ErrWrongKey = errors.New("wrong encryption key")
+	// ErrFenced: HEAD bears a newer epoch, or another generation took this number. Trying again cannot help.
+	ErrFenced = errors.New("fenced")
+	// ErrInvalid: the caller handed in a target, entry or metadata that the store does not take.
+	ErrInvalid = errors.New("invalid")
+)

@@ -1,0 +1,68 @@
+package file_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/file"
+	"github.com/lifeboat-dev/lifeboat/store/storetest"
+)
+
+func open(t *testing.T, dir string) *file.Bucket {
+	t.Helper()
+	bucket, err := file.Open(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, bucket.Close()) })
+	return bucket
+}
+
+func TestContract(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Bucket { return open(t, filepath.Join(t.TempDir(), "made/for/us")) })
+}
+
+// Two processes on one folder share nothing but the files.
+func TestContractAcrossBuckets(t *testing.T) {
+	dir := t.TempDir()
+	first, second := open(t, dir), open(t, dir)
+	info, err := first.Put(t.Context(), "key", []byte("one"), store.Condition{IfAbsent: true})
+	require.NoError(t, err)
+	_, err = second.Put(t.Context(), "key", []byte("two"), store.Condition{IfMatch: info.ETag})
+	require.NoError(t, err)
+	_, err = first.Put(t.Context(), "key", []byte("three"), store.Condition{IfMatch: info.ETag})
+	require.ErrorIs(t, err, store.ErrPrecondition)
+}
+
+func TestSymlinksDoNotLeadOut(t *testing.T) {
+	outside, dir := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "secret"), []byte("secret"), 0o600))
+	bucket := open(t, dir)
+	require.NoError(t, os.Symlink(outside, filepath.Join(dir, "link")))
+	_, err := bucket.Get(t.Context(), "link/secret", 0, -1)
+	require.Error(t, err)
+	_, err = bucket.Put(t.Context(), "link/new", []byte("x"), store.Condition{})
+	require.Error(t, err)
+	require.NoFileExists(t, filepath.Join(outside, "new"))
+}
+
+func TestTemporaryFilesOfCrashesGo(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	temp := filepath.Join(dir, ".lifeboat", "tmp")
+	for _, name := range []string{"old", "young"} {
+		require.NoError(t, os.WriteFile(filepath.Join(temp, name), []byte("half an obj"), 0o600))
+	}
+	long := time.Now().Add(-48 * time.Hour)
+	require.NoError(t, os.Chtimes(filepath.Join(temp, "old"), long, long))
+	bucket := open(t, dir)
+	require.NoFileExists(t, filepath.Join(temp, "old"))
+	require.FileExists(t, filepath.Join(temp, "young"))
+	for info, err := range bucket.List(t.Context(), "") {
+		require.NoError(t, err)
+		require.Fail(t, "a temporary file shows", info.Key)
+	}
+}
