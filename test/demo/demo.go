@@ -217,15 +217,17 @@ func (d *demo) conclude(ctx context.Context, broken error) error {
 		d.evidence.After = d.after.output()
 	}
 	if c, err := d.Kube.Checkpoint(ctx, metav1.NamespaceDefault, jobName); err == nil && c.Status.Timeline != nil {
-		d.evidence.Timeline = *c.Status.Timeline
+		d.evidence.Timeline, d.evidence.Generation = *c.Status.Timeline, c.Status.Generation
 	}
 	report, checks := Judge(d.evidence)
 	report.Pass = report.Pass && broken == nil
-	d.tell.heading("What happened")
-	d.tell.block(RenderTimeline(d.evidence, d.tell.Palette))
 	curve := CurveOf(d.evidence)
-	d.tell.heading("The loss, over both nodes")
-	d.tell.block(RenderPlot(curve, d.tell.Palette))
+	if d.evidence.Timeline.Notice != nil {
+		d.tell.heading("What happened")
+		d.tell.block(RenderTimeline(d.evidence, d.tell.Palette))
+		d.tell.heading("The loss, over both nodes")
+		d.tell.block(RenderPlot(curve, d.tell.Palette))
+	}
 	d.tell.heading("What held")
 	d.tell.block(RenderChecks(checks, d.tell.Palette))
 	folder := d.results()

@@ -67,7 +67,7 @@ func Judge(e Evidence) (Report, []Check) {
 		checkNextStep(e),
 		checkVolume(e),
 		checkReference(e),
-		{"never ran twice", !r.DoubleRun, fmt.Sprintf("%d looks at both nodes", len(e.Samples))},
+		{"never ran twice", !r.DoubleRun && len(e.Samples) > 0, fmt.Sprintf("%d looks at both nodes", len(e.Samples))},
 		{"kubectl exec", len(e.Volume.Steps) > 0 && e.ExecToken != "" && e.ExecToken == tokenOf(e.After), "in the restored pod"},
 		{"kubectl logs", len(e.After.Steps) > 0, fmt.Sprintf("%d lines of the restored pod", len(e.After.Steps))},
 		checkEnd(e),

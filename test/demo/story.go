@@ -16,13 +16,13 @@ import (
 
 // train starts the job on the node that will go, lets it train, and returns its pod when it is protected.
 func (d *demo) train(ctx context.Context) (*corev1.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience+d.Train)
+	limit, cancel := context.WithTimeout(ctx, patience+d.Train)
 	defer cancel()
 	job := Job{
 		Name: jobName, Image: d.JobImage, Node: fromNode, Protect: true,
 		Steps: d.Steps, Pace: pace, Linger: linger, BallastMB: d.BallastMB,
 	}
-	pod, err := d.start(ctx, job)
+	pod, err := d.start(limit, job)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (d *demo) train(ctx context.Context) (*corev1.Pod, error) {
 	d.sampler.watch(pod.UID, fromNode)
 	d.tell.say("pod %s runs on node %s, with nothing but the label %s=true", pod.Name, pod.Spec.NodeName, v1alpha1.LabelProtect)
 	d.followers.Go(func() { d.before.follow(ctx, d.Kube, pod, d.tell) })
-	_, err = d.Kube.WaitCheckpoint(ctx, pod.Namespace, pod.Name, "protected", func(c *v1alpha1.Checkpoint) bool {
+	_, err = d.Kube.WaitCheckpoint(limit, pod.Namespace, pod.Name, "protected", func(c *v1alpha1.Checkpoint) bool {
 		p := deploy.Condition(c, v1alpha1.ConditionProtectable)
 		return p != nil && p.Status == metav1.ConditionTrue
 	})
@@ -40,7 +40,7 @@ func (d *demo) train(ctx context.Context) (*corev1.Pod, error) {
 		return nil, err
 	}
 	d.tell.say("Checkpoint %s exists: %s", pod.Name, v1alpha1.ReasonProtected)
-	return pod, d.before.reach(ctx, int(d.Train/pace))
+	return pod, d.before.reach(limit, int(d.Train/pace))
 }
 
 // interrupt sends the notice and waits, telling of every moment, until the pod is released; then node a dies.
@@ -49,7 +49,7 @@ func (d *demo) interrupt(ctx context.Context, pod *corev1.Pod) error {
 	if err := d.stage.Notice(ctx, fromNode, deadline); err != nil {
 		return err
 	}
-	d.tell.say("%s  the metadata service of node %s now says: terminate at %s",
+	d.tell.say("%s the metadata service of node %s now says: terminate at %s",
 		d.tell.Bold(pad("notice", 9)), fromNode, deadline.UTC().Format(time.RFC3339))
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
@@ -71,7 +71,7 @@ func (d *demo) interrupt(ctx context.Context, pod *corev1.Pod) error {
 	if err := d.stage.Kill(ctx, fromNode); err != nil {
 		return err
 	}
-	d.tell.say("%s  node %s: kill -9 of its pid 1, %.0f s before the deadline", d.tell.Bold(pad("killed", 9)), fromNode, time.Until(deadline).Seconds())
+	d.tell.say("%s node %s: kill -9 of its pid 1, %.0f s before the deadline", d.tell.Bold(pad("killed", 9)), fromNode, time.Until(deadline).Seconds())
 	return nil
 }
 
@@ -84,9 +84,9 @@ func (d *demo) released(c *v1alpha1.Checkpoint, pod *corev1.Pod) bool {
 
 // resume waits for the same process in another pod on the other node.
 func (d *demo) resume(ctx context.Context, old *corev1.Pod) (*corev1.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	limit, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	pod, err := d.Kube.WaitPod(ctx, old.Namespace, old.Name, "placed anew", func(p *corev1.Pod) (bool, error) {
+	pod, err := d.Kube.WaitPod(limit, old.Namespace, old.Name, "placed anew", func(p *corev1.Pod) (bool, error) {
 		return p.UID != old.UID && p.Spec.NodeName != "", nil
 	})
 	if err != nil {
@@ -94,7 +94,7 @@ func (d *demo) resume(ctx context.Context, old *corev1.Pod) (*corev1.Pod, error)
 	}
 	d.sampler.watch(pod.UID, pod.Spec.NodeName)
 	d.evidence.ToNode = pod.Spec.NodeName
-	pod, err = d.Kube.WaitPod(ctx, pod.Namespace, pod.Name, "running", func(p *corev1.Pod) (bool, error) {
+	pod, err = d.Kube.WaitPod(limit, pod.Namespace, pod.Name, "running", func(p *corev1.Pod) (bool, error) {
 		if p.Status.Phase == corev1.PodFailed {
 			return false, errors.New("the replacement failed: " + p.Status.Message)
 		}
@@ -104,7 +104,7 @@ func (d *demo) resume(ctx context.Context, old *corev1.Pod) (*corev1.Pod, error)
 		return nil, err
 	}
 	d.followers.Go(func() { d.after.follow(ctx, d.Kube, pod, d.tell) })
-	return pod, d.waitRestored(ctx, pod)
+	return pod, d.waitRestored(limit, pod)
 }
 
 // waitRestored waits until the agent says that the claimed generation runs in this pod.

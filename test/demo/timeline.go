@@ -86,7 +86,7 @@ func describe(name string, e Evidence) string {
 	case "durable":
 		return stored + " in the bucket, read back"
 	case "released":
-		return fmt.Sprintf("old pod gone; node %s killed", e.FromNode)
+		return fmt.Sprintf("old pod gone, node %s is needed no more", e.FromNode)
 	case "claimed":
 		return fmt.Sprintf("node %s alone may restore it", e.ToNode)
 	case "fetched":
