@@ -1,0 +1,64 @@
+// Package layout says where the parts of a container's state stand within a generation, and which mounts of a container
+// hold state of its own. Source and destination both go by it; it imports the standard library alone.
+package layout
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// Trees of a generation: the first element of an entry's path.
+const (
+	// Images holds images/<container>/<CRIU image>.
+	Images = "images"
+	// Layer is the container's writable layer, an overlay's upper directory.
+	Layer = "layer"
+	// Volumes holds volumes/<name of emptyDir volume>/….
+	Volumes = "volumes"
+	// SHM is the pod's /dev/shm.
+	SHM = "shm"
+)
+
+// emptyDirs stands in the host paths of emptyDir volumes, of memory and of disk. Source: the kubelet's
+// pkg/kubelet/kubelet_getters.go and pkg/volume/emptydir.
+const emptyDirs = "/volumes/kubernetes.io~empty-dir/"
+
+// ImagePath is the path of a CRIU image of a container.
+func ImagePath(container, image string) string { return path.Join(Images, container, image) }
+
+// StateMounts are the mounts of a container that hold state of its own, as host paths.
+type StateMounts struct {
+	// Volumes maps names of emptyDir volumes to their folders.
+	Volumes map[string]string
+	// SHM is the folder behind /dev/shm, empty where the container has none from outside.
+	SHM string
+}
+
+// ReadStateMounts reads them out of config.json of an OCI bundle, which stands at that path for this process.
+func ReadStateMounts(bundle string) (StateMounts, error) {
+	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return StateMounts{}, fmt.Errorf("read container's mounts: %w", err)
+	}
+	var config struct {
+		Mounts []struct{ Destination, Source string }
+	}
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return StateMounts{}, fmt.Errorf("decode config.json of bundle %s: %w", bundle, err)
+	}
+	m := StateMounts{Volumes: map[string]string{}}
+	for _, mount := range config.Mounts {
+		// A subPath mount has its source elsewhere and shows a part of the volume only.
+		if _, name, ok := strings.Cut(mount.Source, emptyDirs); ok && !strings.Contains(name, "/") {
+			m.Volumes[name] = mount.Source
+		}
+		if mount.Destination == "/dev/shm" && path.IsAbs(mount.Source) {
+			m.SHM = mount.Source
+		}
+	}
+	return m, nil
+}

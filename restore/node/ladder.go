@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+)
+
+// maxAttempts is how often one claim may try to restore.
+const maxAttempts = 2
+
+// errNothing: no generation waits for this pod, and it holds no claim.
+var errNothing = errors.New("no generation waits")
+
+// rung is what a create becomes.
+type rung int
+
+const (
+	rungCreate rung = iota
+	rungEvacuated
+	rungRestore
+	rungStartClean
+	rungFail
+)
+
+// outcome is what this node knows of the pod's last handover to CRIU.
+type outcome int
+
+const (
+	// outcomeNone: none was made.
+	outcomeNone outcome = iota
+	// outcomeUnknown: it was made and nobody reported how it ended; the process may have run.
+	outcomeUnknown
+)
+
+// choose picks the rung for pod from what is written down. It is pure.
+func choose(status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, onFailure string) rung {
+	if g := status.Generation; g != nil && g.Final && g.PodUID == pod {
+		return rungEvacuated
+	}
+	claim, restored := status.Claim, status.Condition(v1alpha1.ConditionRestored)
+	if claim == nil || claim.PodUID != pod || restored == nil {
+		if status.WaitingGeneration() != nil {
+			return rungRestore
+		}
+		return rungCreate
+	}
+	giveUp := rungStartClean
+	if onFailure == "fail" {
+		giveUp = rungFail
+	}
+	switch restored.Reason {
+	case v1alpha1.ReasonRestored, v1alpha1.ReasonStartedClean:
+		return rungCreate
+	case v1alpha1.ReasonBucketFailed:
+		return rungRestore
+	case v1alpha1.ReasonRestoreFailed:
+		if claim.Attempts < maxAttempts {
+			return rungRestore
+		}
+		return giveUp
+	case v1alpha1.ReasonRestoreImpending:
+		if last == outcomeUnknown {
+			return giveUp
+		}
+		return rungRestore
+	}
+	return giveUp
+}
+
+// claim takes the waiting generation for the pod of req, or counts one more attempt under the claim that it holds.
+// errNothing where another pod was first.
+func (p *Preparer) claim(ctx context.Context, req handover.PrepareRequest) (*v1alpha1.Checkpoint, error) {
+	pod := types.UID(req.PodUID)
+	claimed, err := p.options.Checkpoints.UpdateStatus(ctx, req.Namespace, req.Pod, func(c *v1alpha1.Checkpoint) error {
+		status := &c.Status
+		now := metav1.NewMicroTime(time.Now())
+		if waiting := status.WaitingGeneration(); waiting != nil {
+			status.Epoch++
+			status.Claim = &v1alpha1.Claim{
+				Generation: waiting.Number, Epoch: status.Epoch, NodeName: p.options.NodeName, PodUID: pod, Time: now,
+			}
+			status.Timeline.Claimed = &now
+			status.SetCondition(v1alpha1.ConditionClaimed, metav1.ConditionTrue, v1alpha1.ReasonClaimed,
+				fmt.Sprintf("generation %d by pod UID %s on node %s", waiting.Number, pod, p.options.NodeName))
+		} else if status.Claim == nil || status.Claim.PodUID != pod || status.Generation == nil || status.Claim.Generation != status.Generation.Number {
+			return errNothing
+		}
+		// A dead bucket is waited for; only what CRIU was tried on counts.
+		if r := status.Condition(v1alpha1.ConditionRestored); r == nil || r.Reason != v1alpha1.ReasonBucketFailed || status.Claim.Attempts == 0 {
+			status.Claim.Attempts++
+		}
+		status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonRestoreImpending,
+			fmt.Sprintf("attempt %d of %d on node %s", status.Claim.Attempts, maxAttempts, p.options.NodeName))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("claim generation for pod %s/%s: %w", req.Namespace, req.Pod, err)
+	}
+	return claimed, nil
+}
+
+// failed records that the attempt did not bring the pod back.
+func (p *Preparer) failed(ctx context.Context, req handover.PrepareRequest, reason, message string) error {
+	err := p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, reason, message)
+		return nil
+	})
+	p.event(types.UID(req.PodUID), req, "Warning", reason, "not restored: "+message)
+	return err
+}
+
+// moment writes one moment of the timeline.
+func (p *Preparer) moment(ctx context.Context, req handover.PrepareRequest, set func(*v1alpha1.Timeline, *metav1.MicroTime)) error {
+	now := metav1.NewMicroTime(time.Now())
+	return p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+		if c.Status.Timeline != nil {
+			set(c.Status.Timeline, &now)
+		}
+		return nil
+	})
+}
+
+// update changes the Checkpoint's status while the pod of req holds the claim.
+func (p *Preparer) update(ctx context.Context, req handover.PrepareRequest, change func(*v1alpha1.Checkpoint) error) error {
+	_, err := p.options.Checkpoints.UpdateStatus(ctx, req.Namespace, req.Pod, func(c *v1alpha1.Checkpoint) error {
+		if c.Status.Claim == nil || string(c.Status.Claim.PodUID) != req.PodUID {
+			return fmt.Errorf("pod %s/%s of UID %s does not hold the claim", req.Namespace, req.Pod, req.PodUID)
+		}
+		return change(c)
+	})
+	return err
+}

@@ -1,0 +1,247 @@
+// Package node is the restoring side of a node: it answers lifeboat-runtime, which asks before every container it
+// creates whether a generation waits for it.
+//
+// The way down is prepare: who is this pod, which rung of the ladder is it on (ladder.go), claim, fence, fetch, apply,
+// hand over. What holds:
+//
+//   - Claim is one optimistic update of the Checkpoint's status. It is the step that makes at most one pod restore a
+//     generation; the fence in the bucket behind it keeps the older epoch from committing any more.
+//   - A generation is handed to CRIU at most once without a known failure: the handover is written down (record.go)
+//     before the wrapper is answered, and a handover whose outcome is not known counts as a restore that ran.
+//   - Nothing reaches CRIU or the pod's files that did not pass authenticated decryption, bound to this Checkpoint.
+//   - Of the generation come file contents and CRIU images only; mounts, devices, capabilities and paths are the new
+//     pod's own.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rs/zerolog"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+	"github.com/lifeboat-dev/lifeboat/store"
+)
+
+const (
+	// releaseWait is how long a pod waits for its predecessor to be released before the kubelet has to try again.
+	releaseWait = 20 * time.Second
+	// releaseEvery is how often that is looked at.
+	releaseEvery = 250 * time.Millisecond
+)
+
+// errWait: a final generation is there, but its source has not been released yet.
+var errWait = errors.New("the pod before this one has not been released yet")
+
+// Options are what a Preparer works with.
+type Options struct {
+	NodeName    string
+	Cluster     string
+	Store       *store.Store
+	Client      kubernetes.Interface
+	Checkpoints *checkpoints.Client
+	Events      record.EventRecorder
+	// HostRoot is where this process sees the host's root.
+	HostRoot string
+	// WorkDir is the host path below which images are fetched, one folder a container.
+	WorkDir string
+	// CRIUConfig is the host path of the CRIU configuration for restores.
+	CRIUConfig string
+	// Running tells whether the OCI runtime has a live container of that id.
+	Running func(ctx context.Context, id string) (bool, error)
+	Log        zerolog.Logger
+}
+
+// Preparer prepares restores on this node.
+type Preparer struct{ options Options }
+
+// New returns a Preparer.
+func New(options Options) *Preparer { return &Preparer{options: options} }
+
+// Prepare answers what becomes of a container about to be created. An error fails the create; the kubelet tries again.
+func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
+	checkpoint, err := p.released(ctx, req)
+	if apierrors.IsNotFound(err) {
+		return p.create(), nil
+	}
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
+	pod, err := p.options.Client.CoreV1().Pods(req.Namespace).Get(ctx, req.Pod, metav1.GetOptions{})
+	if err != nil {
+		return handover.PrepareReply{}, fmt.Errorf("get pod %s/%s: %w", req.Namespace, req.Pod, err)
+	}
+	if string(pod.UID) != req.PodUID {
+		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s of UID %s is gone; it has UID %s now", req.Namespace, req.Pod, req.PodUID, pod.UID)
+	}
+	outcome, err := p.outcome(ctx, req.PodUID)
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
+	switch rung := choose(&checkpoint.Status, pod.UID, outcome, pod.Annotations[v1alpha1.AnnotationOnRestoreFailure]); rung {
+	case rungCreate:
+		return p.create(), nil
+	case rungEvacuated:
+		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s has been evacuated from this node and must not start again", req.Namespace, req.Pod)
+	case rungFail:
+		return handover.PrepareReply{}, fmt.Errorf("generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
+			req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
+	case rungStartClean:
+		return p.startClean(ctx, req)
+	default:
+		return p.restore(ctx, req, pod)
+	}
+}
+
+func (p *Preparer) create() handover.PrepareReply {
+	return handover.PrepareReply{Action: handover.ActionCreate}
+}
+
+// released reads the pod's Checkpoint, and waits a while where its newest generation is another pod's that is not
+// released yet.
+func (p *Preparer) released(ctx context.Context, req handover.PrepareRequest) (*v1alpha1.Checkpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, releaseWait)
+	defer cancel()
+	for {
+		checkpoint, err := p.options.Checkpoints.Get(ctx, req.Namespace, req.Pod)
+		if err != nil {
+			return nil, err
+		}
+		status := &checkpoint.Status
+		unreleased := status.FinalGeneration() != nil && status.WaitingGeneration() == nil
+		if !unreleased || string(status.Generation.PodUID) == req.PodUID {
+			return checkpoint, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errWait)
+		case <-time.After(releaseEvery):
+		}
+	}
+}
+
+// restore claims the waiting generation, or goes on under the claim that the pod holds, and brings its state here.
+func (p *Preparer) restore(ctx context.Context, req handover.PrepareRequest, pod *corev1.Pod) (handover.PrepareReply, error) {
+	checkpoint, err := p.claim(ctx, req)
+	if errors.Is(err, errNothing) {
+		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: another pod has claimed the generation in this moment", req.Namespace, req.Pod)
+	}
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
+	log := p.options.Log.With().Str("namespace", req.Namespace).Str("pod", req.Pod).
+		Int64("generation", checkpoint.Status.Claim.Generation).Int64("epoch", checkpoint.Status.Epoch).Logger()
+	log.Info().Int32("attempt", checkpoint.Status.Claim.Attempts).Msg("claimed")
+	p.event(pod.UID, req, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
+		fmt.Sprintf("restoring generation %d", checkpoint.Status.Claim.Generation))
+
+	dir := filepath.Join(p.options.WorkDir, req.ContainerID)
+	reply := handover.PrepareReply{
+		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, "images"), WorkPath: filepath.Join(dir, "work"),
+		CRIUConfig: p.options.CRIUConfig,
+	}
+	begin := time.Now()
+	bytes, err := p.fetch(ctx, req, checkpoint, reply)
+	if err != nil {
+		reason := reasonOf(err)
+		if fault := p.failed(ctx, req, reason, err.Error()); fault != nil {
+			err = errors.Join(err, fault)
+		}
+		return handover.PrepareReply{}, errors.Join(err, p.dropImages(req.ContainerID))
+	}
+	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")
+	if err := p.moment(ctx, req, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
+		return handover.PrepareReply{}, errors.Join(err, p.dropImages(req.ContainerID))
+	}
+	if err := p.handOver(req); err != nil {
+		return handover.PrepareReply{}, err
+	}
+	return reply, nil
+}
+
+// fetch fences the bucket and brings images and files here, all checked.
+func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
+	folder := store.Target{Cluster: p.options.Cluster, Namespace: c.Namespace, Name: c.Name, UID: string(c.UID)}
+	if err := p.options.Store.Fence(ctx, folder, c.Status.Epoch); err != nil {
+		return 0, fmt.Errorf("fence generation %d: %w", c.Status.Generation.Number, err)
+	}
+	reader, err := p.options.Store.Open(ctx, folder, c.Status.Generation.Number, c.Status.Generation.Epoch)
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range []string{reply.ImagePath, reply.WorkPath} {
+		if err := os.MkdirAll(filepath.Join(p.options.HostRoot, dir), 0o700); err != nil {
+			return 0, fmt.Errorf("make folder for images: %w", err)
+		}
+	}
+	trees, err := p.openTrees(req, reply.ImagePath)
+	if err != nil {
+		return 0, err
+	}
+	defer trees.close()
+	if err := reader.Fetch(ctx, trees.apply); err != nil {
+		return 0, err
+	}
+	return trees.bytes, trees.finish()
+}
+
+// dropImages removes what was fetched for a container.
+func (p *Preparer) dropImages(containerID string) error {
+	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID))
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove fetched images: %w", err)
+	}
+	return nil
+}
+
+// startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
+func (p *Preparer) startClean(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
+	if err := p.clearVolumes(req); err != nil {
+		return handover.PrepareReply{}, err
+	}
+	var cause string
+	err := p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+		cause = c.Status.Condition(v1alpha1.ConditionRestored).Message
+		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, cause)
+		return nil
+	})
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
+	p.event(types.UID(req.PodUID), req, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
+		"started from the beginning, for its generation could not be restored: "+cause)
+	return p.create(), nil
+}
+
+// reasonOf is the condition reason for a failed fetch.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, store.ErrPackMissing):
+		return v1alpha1.ReasonPackMissing
+	case errors.Is(err, store.ErrPackCorrupt):
+		return v1alpha1.ReasonPackCorrupt
+	case errors.Is(err, store.ErrManifestCorrupt), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrWrongKey):
+		return v1alpha1.ReasonManifestCorrupt
+	case errors.Is(err, errApply), errors.Is(err, store.ErrFenced):
+		return v1alpha1.ReasonRestoreFailed
+	}
+	return v1alpha1.ReasonBucketFailed
+}
+
+func (p *Preparer) event(uid types.UID, req handover.PrepareRequest, kind, reason, message string) {
+	p.options.Events.Event(&corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: req.Namespace, Name: req.Pod, UID: uid,
+	}, kind, reason, message)
+}

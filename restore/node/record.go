@@ -1,0 +1,150 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+)
+
+// recordName is the file beside the fetched images that says for whom they were handed to CRIU. It exists from before
+// the wrapper is answered until the outcome is on the Checkpoint.
+const recordName = "handed-over.json"
+
+func (p *Preparer) recordPath(containerID string) string {
+	return filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), recordName)
+}
+
+// handOver writes the record, durably: after a crash it alone tells that CRIU may have been started.
+func (p *Preparer) handOver(req handover.PrepareRequest) error {
+	content, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("encode handover: %w", err)
+	}
+	f, err := os.OpenFile(p.recordPath(req.ContainerID), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("record handover: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Write(content); err != nil {
+		return fmt.Errorf("record handover: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("record handover: %w", err)
+	}
+	return nil
+}
+
+// handedOver reads the records of this node.
+func (p *Preparer) handedOver() ([]handover.PrepareRequest, error) {
+	names, err := filepath.Glob(filepath.Join(p.options.HostRoot, p.options.WorkDir, "*", recordName))
+	if err != nil {
+		return nil, fmt.Errorf("list handovers: %w", err)
+	}
+	var records []handover.PrepareRequest
+	for _, name := range names {
+		content, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read handover: %w", err)
+		}
+		var req handover.PrepareRequest
+		if err := json.Unmarshal(content, &req); err != nil {
+			return nil, fmt.Errorf("decode handover %s: %w", name, err)
+		}
+		records = append(records, req)
+	}
+	return records, nil
+}
+
+// outcome tells whether a handover for that pod is on record. A container that runs is settled as restored before.
+func (p *Preparer) outcome(ctx context.Context, podUID string) (outcome, error) {
+	if err := p.Reconcile(ctx); err != nil {
+		return outcomeNone, err
+	}
+	records, err := p.handedOver()
+	if err != nil {
+		return outcomeNone, err
+	}
+	for _, r := range records {
+		if r.PodUID == podUID {
+			return outcomeUnknown, nil
+		}
+	}
+	return outcomeNone, nil
+}
+
+// Reconcile settles handovers whose result was never posted (this agent was away): a container that runs was restored.
+func (p *Preparer) Reconcile(ctx context.Context) error {
+	records, err := p.handedOver()
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		running, err := p.options.Running(ctx, r.ContainerID)
+		if err != nil {
+			return err
+		}
+		if !running {
+			continue
+		}
+		if err := p.restored(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Result takes the outcome of a runc restore. Results of containers that nobody handed over are refused.
+func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error {
+	content, err := os.ReadFile(p.recordPath(res.ContainerID))
+	if err != nil {
+		return fmt.Errorf("result of container %s, which was not handed over: %w", res.ContainerID, err)
+	}
+	var req handover.PrepareRequest
+	if err := json.Unmarshal(content, &req); err != nil {
+		return fmt.Errorf("decode handover of container %s: %w", res.ContainerID, err)
+	}
+	if res.Error == "" {
+		return p.restored(ctx, req)
+	}
+	p.options.Log.Error().Str("namespace", req.Namespace).Str("pod", req.Pod).Str("cause", res.Error).Msg("restore failed")
+	if err := p.failed(ctx, req, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
+		return err
+	}
+	return p.dropImages(req.ContainerID)
+}
+
+// restored records that the pod runs again, and removes its images, which CRIU has read to the end.
+func (p *Preparer) restored(ctx context.Context, req handover.PrepareRequest) error {
+	now := metav1.NowMicro()
+	var number int64
+	err := p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+		number = c.Status.Claim.Generation
+		if t := c.Status.Timeline; t != nil && t.Resumed == nil {
+			t.Resumed = &now
+		}
+		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored,
+			fmt.Sprintf("generation %d runs on node %s", number, p.options.NodeName))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p.options.Log.Info().Str("namespace", req.Namespace).Str("pod", req.Pod).Int64("generation", number).Msg("restored")
+	p.event(types.UID(req.PodUID), req, corev1.EventTypeNormal, v1alpha1.ReasonRestored,
+		fmt.Sprintf("goes on from generation %d", number))
+	return p.dropImages(req.ContainerID)
+}

@@ -1,0 +1,227 @@
+// Package criu freezes and dumps containers through the host's OCI runtime (runc) and CRIU.
+//
+// Every call runs in the namespaces of the host's pid 1, by nsenter, so that paths, mounts and cgroups are the host's.
+// Invariants: a container that was paused before a dump is paused after it, whether the dump succeeded or not, or the
+// error says otherwise (ErrNotFrozen); a dump that outlives its context is killed with its children, and CRIU's death
+// lets the tasks go.
+package criu
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/stats"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+)
+
+const (
+	// waitDelay is how long a killed call may take to give up its pipes.
+	waitDelay = 5 * time.Second
+	logTail   = 12
+)
+
+// Runc calls one runc binary of the host.
+type Runc struct {
+	// Binary is the runtime's path on the host.
+	Binary string
+	// Root is the runtime's state folder, /run/containerd/runc/k8s.io under containerd.
+	Root string
+	// CRIUDir is the host folder that holds our criu binary; it goes first in PATH.
+	CRIUDir string
+	// ConfigFile is the host path of a file that holds Config.
+	ConfigFile string
+	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
+	HostRoot string
+}
+
+// listed is what `runc list -f json` says of a container.
+type listed struct {
+	ID          string            `json:"id"`
+	PID         int               `json:"pid"`
+	Status      string            `json:"status"`
+	Bundle      string            `json:"bundle"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+// Containers returns the Kubernetes containers (not the sandboxes) that the runtime knows.
+func (r *Runc) Containers(ctx context.Context) ([]snapshot.Container, error) {
+	out, err := r.run(ctx, "list", "--format", "json")
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var all []listed
+	if err := json.Unmarshal(out, &all); err != nil {
+		return nil, fmt.Errorf("list containers: decode answer of %s: %w", r.Binary, err)
+	}
+	var containers []snapshot.Container
+	for _, c := range all {
+		if c.Annotations["io.kubernetes.cri.container-type"] != "container" {
+			continue
+		}
+		containers = append(containers, snapshot.Container{
+			ID: c.ID, PID: c.PID, Status: snapshot.Status(c.Status), Bundle: c.Bundle,
+			Namespace: c.Annotations["io.kubernetes.cri.sandbox-namespace"],
+			Pod:       c.Annotations["io.kubernetes.cri.sandbox-name"],
+			PodUID:    c.Annotations["io.kubernetes.cri.sandbox-uid"],
+			Name:      c.Annotations["io.kubernetes.cri.container-name"],
+		})
+	}
+	return containers, nil
+}
+
+// Status implements snapshot.Runtime.
+func (r *Runc) Status(ctx context.Context, id string) (snapshot.Status, error) {
+	out, err := r.run(ctx, "state", id)
+	if err != nil {
+		if strings.Contains(err.Error(), "does not exist") {
+			return snapshot.StatusStopped, nil
+		}
+		return "", fmt.Errorf("ask state of container %s: %w", id, err)
+	}
+	var state listed
+	if err := json.Unmarshal(out, &state); err != nil {
+		return "", fmt.Errorf("ask state of container %s: decode answer of %s: %w", id, r.Binary, err)
+	}
+	return snapshot.Status(state.Status), nil
+}
+
+// Pause implements snapshot.Runtime.
+func (r *Runc) Pause(ctx context.Context, id string) error {
+	return r.turn(ctx, "pause", id, snapshot.StatusPaused)
+}
+
+// Resume implements snapshot.Runtime.
+func (r *Runc) Resume(ctx context.Context, id string) error {
+	return r.turn(ctx, "resume", id, snapshot.StatusRunning)
+}
+
+// Signal implements snapshot.Runtime. It goes to the runtime itself, past lifeboat-runtime and its holds.
+func (r *Runc) Signal(ctx context.Context, id string, signal syscall.Signal) error {
+	if _, err := r.run(ctx, "kill", id, strconv.Itoa(int(signal))); err != nil {
+		if status, _ := r.Status(ctx, id); status == snapshot.StatusStopped {
+			err = snapshot.ErrGone
+		}
+		return fmt.Errorf("send signal %d to container %s: %w", signal, id, err)
+	}
+	return nil
+}
+
+// turn calls verb unless the container already has the wanted status.
+func (r *Runc) turn(ctx context.Context, verb, id string, wanted snapshot.Status) error {
+	status, err := r.Status(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch status {
+	case wanted:
+		return nil
+	case snapshot.StatusStopped:
+		return fmt.Errorf("%s container %s: %w", verb, id, snapshot.ErrGone)
+	}
+	if _, err := r.run(ctx, verb, id); err != nil {
+		return fmt.Errorf("%s container %s: %w", verb, id, err)
+	}
+	return nil
+}
+
+// Dump implements snapshot.Runtime: a full dump into dir/images, CRIU's logs into dir/work.
+func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) {
+	images, work := filepath.Join(dir, "images"), filepath.Join(dir, "work")
+	for _, d := range []string{images, work} {
+		seen := r.seen(d)
+		if err := os.RemoveAll(seen); err != nil {
+			return snapshot.Dump{}, fmt.Errorf("clear %s: %w", d, err)
+		}
+		if err := os.MkdirAll(seen, 0o700); err != nil {
+			return snapshot.Dump{}, fmt.Errorf("make %s: %w", d, err)
+		}
+	}
+	_, err := r.run(ctx, "checkpoint", "--leave-running", "--image-path", images, "--work-path", work, id)
+	if err != nil {
+		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
+	}
+	status, err := r.Status(ctx, id)
+	if err != nil {
+		return snapshot.Dump{}, err
+	}
+	if status != snapshot.StatusPaused {
+		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w: it is %s", id, snapshot.ErrNotFrozen, status)
+	}
+	dump := snapshot.Dump{Images: r.seen(images)}
+	workDir, err := os.Open(r.seen(work))
+	if err != nil {
+		return dump, fmt.Errorf("open %s: %w", work, err)
+	}
+	defer workDir.Close()
+	counted, err := stats.CriuGetDumpStats(workDir)
+	if err != nil {
+		return dump, fmt.Errorf("read CRIU's statistics of container %s: %w", id, err)
+	}
+	dump.RSSBytes = int64(counted.GetPagesWritten()) * int64(os.Getpagesize())
+	return dump, nil
+}
+
+// seen is a host path as this process sees it.
+func (r *Runc) seen(hostPath string) string { return filepath.Join(r.HostRoot, hostPath) }
+
+// run calls the runtime in the host's namespaces and returns its standard output. Its own words are part of the error.
+func (r *Runc) run(ctx context.Context, args ...string) ([]byte, error) {
+	argv := []string{
+		"--target", "1", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--",
+		"/usr/bin/env", "PATH=" + r.CRIUDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"CRIU_CONFIG_FILE=" + r.ConfigFile, r.Binary, "--root", r.Root,
+	}
+	cmd := exec.CommandContext(ctx, "nsenter", append(argv, args...)...)
+	// The whole group is killed with the call, for runc leaves its criu behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = waitDelay
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+		}
+		if said := strings.TrimSpace(stderr.String()); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		return nil, err
+	}
+	return stdout.Bytes(), nil
+}
+
+// tail returns the errors in a CRIU log, or its last lines, for an error message; empty where there is no log.
+func tail(path string) string {
+	log, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return ""
+	}
+	if err != nil {
+		return fmt.Sprintf("; CRIU's log cannot be read: %v", err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	var faults []string
+	for _, line := range lines {
+		if strings.Contains(line, "Error (") {
+			faults = append(faults, line)
+		}
+	}
+	if len(faults) == 0 {
+		faults = lines
+	}
+	if len(faults) > logTail {
+		faults = faults[len(faults)-logTail:]
+	}
+	return "; CRIU says: " + strings.Join(faults, " | ")
+}

@@ -1,0 +1,230 @@
+// Package snapshot takes what is needed to go on elsewhere out of a running container, and does so before the node goes.
+//
+// An evacuation of one target runs downwards in evacuation.go: hold signals, record, freeze, dump, upload, commit, record
+// as final. What holds:
+//
+//   - A target is frozen from before its dump until its generation is durable, and for ever after. It is thawed only
+//     where the bucket was read and holds no final generation of this pod.
+//   - Journal.Final is the step that lets another node restore. It follows a commit that was read back, and nothing in
+//     this package thaws a target for which it may have been called.
+//   - A failed or late evacuation ends with the target running as before, the signals that were held delivered.
+//   - After a crash at any point the files of Holds name the targets concerned; recover.go finishes or thaws each.
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/watcher"
+)
+
+const (
+	// atOnce bounds how many targets of a node are evacuated side by side.
+	atOnce = 4
+	// lookAgain is how often targets are listed under notice, and holds of an earlier life looked at without one.
+	lookAgain = 2 * time.Second
+	// grace is how long an evacuation may take whose deadline has passed while the node still stands: whatever commits
+	// in it is a gain.
+	grace = 30 * time.Second
+)
+
+// Evacuator takes a final dump of every target of this node when a notice comes.
+type Evacuator struct {
+	options Options
+
+	mu     sync.Mutex
+	notice *watcher.Notice
+	// heard says that a source has answered since the start, so that no notice means none.
+	heard  bool
+	failed map[string]bool
+	wake   chan struct{}
+}
+
+// Options are what an Evacuator works with.
+type Options struct {
+	Runtime Runtime
+	Files   Files
+	Journal Journal
+	Store   *store.Store
+	Holds   Holds
+	// Cluster is the first part of the bucket folder of every target.
+	Cluster string
+	// NodeName is this node's.
+	NodeName string
+	// WorkDir is the host path under which dumps are written, one folder a container.
+	WorkDir string
+	// HostRoot is where this process sees the host's root.
+	HostRoot string
+	// Requirements is recorded in every generation.
+	Requirements map[string]string
+	// Margin is how long before the deadline an evacuation gives up and thaws.
+	Margin time.Duration
+	Log    zerolog.Logger
+}
+
+// New returns an Evacuator; Run makes it work.
+func New(options Options) *Evacuator {
+	return &Evacuator{options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1)}
+}
+
+// Heard tells that n has come. It does not block.
+func (e *Evacuator) Heard(n watcher.Notice) { e.turn(&n) }
+
+// Quiet tells that there is no notice.
+func (e *Evacuator) Quiet() { e.turn(nil) }
+
+func (e *Evacuator) turn(n *watcher.Notice) {
+	e.mu.Lock()
+	e.notice, e.heard = n, true
+	clear(e.failed)
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run evacuates when a notice comes, and settles what an earlier life of this agent left frozen, until ctx ends. A
+// running evacuation is not cut short by ctx: it ends by itself, at its deadline at the latest.
+func (e *Evacuator) Run(ctx context.Context) error {
+	ticker := time.NewTicker(lookAgain)
+	defer ticker.Stop()
+	for {
+		if err := e.round(context.WithoutCancel(ctx)); err != nil {
+			e.options.Log.Error().Err(err).Msg("evacuation round failed, trying again")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.wake:
+		case <-ticker.C:
+		}
+	}
+}
+
+// round does what is to be done now.
+func (e *Evacuator) round(ctx context.Context) error {
+	e.mu.Lock()
+	notice, heard := e.notice, e.heard
+	e.mu.Unlock()
+	held, err := e.options.Holds.List()
+	if err != nil {
+		return err
+	}
+	if notice == nil && len(held) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	defer cancel()
+	targets, err := e.options.Journal.Targets(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(targets, func(a, b Target) int { return strings.Compare(a.ID, b.ID) })
+	if err := e.dropOrphans(ctx, held, targets); err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for _, t := range targets {
+		onHold := slices.Contains(held, t.ID)
+		if t.Final || e.hasFailed(t.ID) {
+			continue
+		}
+		if onHold {
+			group.Go(func() error { return e.settle(ctx, t, notice, heard) })
+		} else if notice != nil && notice.Action.Evacuates() {
+			group.Go(func() error { return e.evacuate(ctx, t, momentsOf(*notice)) })
+		}
+	}
+	return group.Wait()
+}
+
+// dropOrphans removes the holds and dumps of containers that have ended.
+func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Target) error {
+	var faults []error
+	for _, id := range held {
+		if slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id }) {
+			continue
+		}
+		status, err := e.options.Runtime.Status(ctx, id)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		if status == StatusStopped {
+			_, err := e.options.Holds.Clear(id)
+			faults = append(faults, err)
+			e.dropDump(Target{Container: Container{ID: id}})
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func momentsOf(n watcher.Notice) Moments {
+	return Moments{Notice: n.Heard, Deadline: n.Deadline}
+}
+
+func (e *Evacuator) hasFailed(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.failed[id]
+}
+
+// giveUp thaws t, which is final nowhere, and says why on its Checkpoint. It is not tried again under the same notice. A
+// target that could not be thawed stays on hold, and the next round settles it.
+func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause error) error {
+	e.dropDump(t)
+	if err := e.thaw(ctx, t); err != nil {
+		return errors.Join(cause, err)
+	}
+	e.mu.Lock()
+	e.failed[t.ID] = true
+	e.mu.Unlock()
+	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
+		Msg("evacuation failed, target thawed")
+	return e.options.Journal.Failed(ctx, t, reason, cause.Error())
+}
+
+// dropDump removes the plain dump from this node's disk.
+func (e *Evacuator) dropDump(t Target) {
+	if err := os.RemoveAll(filepath.Join(e.options.HostRoot, e.workDir(t))); err != nil {
+		e.options.Log.Error().Err(err).Str("container", t.ID).Msg("dump left on disk")
+	}
+}
+
+// thaw lets t run again and hands it the signals held back.
+func (e *Evacuator) thaw(ctx context.Context, t Target) error {
+	if err := e.options.Runtime.Resume(ctx, t.ID); err != nil && !errors.Is(err, ErrGone) {
+		return err
+	}
+	signals, err := e.options.Holds.Clear(t.ID)
+	for _, s := range signals {
+		if fault := e.options.Runtime.Signal(ctx, t.ID, s); fault != nil && !errors.Is(fault, ErrGone) {
+			err = errors.Join(err, fault)
+		}
+	}
+	return err
+}
+
+// reasonOf is the condition reason for a failure.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, errBucket):
+		return v1alpha1.ReasonBucketFailed
+	case errors.Is(err, context.DeadlineExceeded):
+		return v1alpha1.ReasonDeadlinePassed
+	}
+	return v1alpha1.ReasonDumpFailed
+}

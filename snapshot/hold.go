@@ -1,0 +1,81 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Holds are the files that tell lifeboat-runtime to hold signals back from a container (package handover), and this
+// agent after a restart which containers it had begun to evacuate.
+type Holds struct {
+	// Dir is handover.HoldDir as this process sees it.
+	Dir string
+}
+
+// Set starts to hold.
+func (h Holds) Set(id string) error {
+	if err := os.MkdirAll(h.Dir, 0o700); err != nil {
+		return fmt.Errorf("make folder of holds: %w", err)
+	}
+	f, err := os.OpenFile(h.path(id), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("hold signals of container %s: %w", id, err)
+	}
+	return f.Close()
+}
+
+// Clear ends to hold and returns the signals that came meanwhile, each once, in their order.
+func (h Holds) Clear(id string) ([]syscall.Signal, error) {
+	aside := h.path("." + id)
+	if err := os.Rename(h.path(id), aside); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("end hold of container %s: %w", id, err)
+	}
+	content, err := os.ReadFile(aside)
+	if err != nil {
+		return nil, fmt.Errorf("read held signals of container %s: %w", id, err)
+	}
+	if err := os.Remove(aside); err != nil {
+		return nil, fmt.Errorf("end hold of container %s: %w", id, err)
+	}
+	var signals []syscall.Signal
+	for _, field := range strings.Fields(string(content)) {
+		number, err := strconv.Atoi(field)
+		if err != nil {
+			return signals, fmt.Errorf("read held signals of container %s: %q is no number", id, field)
+		}
+		if s := syscall.Signal(number); !slices.Contains(signals, s) {
+			signals = append(signals, s)
+		}
+	}
+	return signals, nil
+}
+
+// List returns the ids of the containers on hold.
+func (h Holds) List() ([]string, error) {
+	entries, err := os.ReadDir(h.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list holds: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+func (h Holds) path(name string) string { return filepath.Join(h.Dir, filepath.Base(name)) }

@@ -1,0 +1,205 @@
+// Package kube tells snapshot which containers of this node are targets, and writes what snapshot did on the pods'
+// Checkpoints. All it writes is the status of Checkpoints whose pod runs on this node, this node's own taint, and Events.
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+)
+
+// Lister lists the containers that the OCI runtime of this node knows.
+type Lister interface {
+	Containers(ctx context.Context) ([]snapshot.Container, error)
+}
+
+// Journal implements snapshot.Journal on the API server.
+type Journal struct {
+	Node        Node
+	Checkpoints *checkpoints.Client
+	Runtime     Lister
+	Events      record.EventRecorder
+}
+
+// Targets implements snapshot.Journal: the containers of labelled pods of this node whose Checkpoint says Protectable.
+func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
+	pods, err := j.Node.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		LabelSelector: v1alpha1.LabelProtect + "=true",
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", j.Node.Name).String(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list protected pods of node %s: %w", j.Node.Name, err)
+	}
+	containers, err := j.Runtime.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var targets []snapshot.Target
+	for i := range pods.Items {
+		found, err := j.ofPod(ctx, &pods.Items[i], containers)
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, found...)
+	}
+	return targets, nil
+}
+
+// ofPod returns the targets of one pod, none where it has no Checkpoint or is not protectable.
+func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snapshot.Container) ([]snapshot.Target, error) {
+	checkpoint, err := j.Checkpoints.Get(ctx, pod.Namespace, pod.Name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	status := &checkpoint.Status
+	if status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status) {
+		return nil, nil
+	}
+	var targets []snapshot.Target
+	for _, c := range containers {
+		if c.PodUID != string(pod.UID) || c.Status == snapshot.StatusStopped {
+			continue
+		}
+		t := snapshot.Target{
+			Container: c, Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
+			Final: isFinal(status, pod.UID),
+		}
+		if l := status.Timeline; l != nil && l.PodUID == pod.UID && l.Deadline != nil {
+			t.Deadline = l.Deadline.Time
+		}
+		for _, s := range pod.Status.ContainerStatuses {
+			if s.Name == c.Name {
+				t.Image, t.ImageDigest = s.Image, s.ImageID
+			}
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// protectable also holds for a pod whose protection the controller has not judged anew since the node came under notice.
+func protectable(status *v1alpha1.CheckpointStatus) bool {
+	return status.IsTrue(v1alpha1.ConditionProtectable)
+}
+
+func isFinal(status *v1alpha1.CheckpointStatus, pod types.UID) bool {
+	g := status.Generation
+	return g != nil && g.Final && g.PodUID == pod
+}
+
+// Begun implements snapshot.Journal.
+func (j *Journal) Begun(ctx context.Context, t snapshot.Target, m snapshot.Moments) error {
+	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+		c.Status.Timeline = timeline(t, m)
+		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionUnknown, v1alpha1.ReasonEvacuating,
+			fmt.Sprintf("node %s goes at %s", j.Node.Name, m.Deadline.UTC().Format(time.RFC3339)))
+	})
+}
+
+// Final implements snapshot.Journal. It may be called again for the same generation, also after others have gone on from
+// what the first call wrote.
+func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Committed, m snapshot.Moments) error {
+	if m.Durable.IsZero() {
+		m.Durable = time.Now()
+	}
+	// Who is created in the pod's place must not come back here.
+	if err := j.Node.Taint(ctx, true); err != nil {
+		return err
+	}
+	message := fmt.Sprintf("generation %d, %d bytes; the source stays frozen", g.Number, g.StoredBytes)
+	_, err := j.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
+		old := c.Status.Generation
+		if old != nil && old.Number == g.Number && old.Epoch == g.Epoch && string(old.PodUID) == t.PodUID {
+			return nil
+		}
+		if string(c.UID) != t.CheckpointUID || c.Status.Pod == nil || string(c.Status.Pod.UID) != t.PodUID {
+			return fmt.Errorf("%w: checkpoint %s/%s is of another pod", snapshot.ErrUnprotected, t.Namespace, t.Checkpoint)
+		}
+		if l := c.Status.Timeline; l != nil && string(l.PodUID) == t.PodUID && m.Frozen.IsZero() {
+			// The commit is of an earlier life of the agent: what that recorded of its moments is better than nothing.
+			l.Durable = micro(m.Durable)
+		} else {
+			c.Status.Timeline = timeline(t, m)
+		}
+		c.Status.Generation = &v1alpha1.GenerationReference{
+			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name, Final: true,
+			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(m.Durable),
+		}
+		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, message)
+		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionTrue, v1alpha1.ReasonFinalGeneration, message)
+		return nil
+	})
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("%w: %w", snapshot.ErrUnprotected, err)
+	}
+	if err != nil {
+		return err
+	}
+	j.event(t, corev1.EventTypeNormal, v1alpha1.ReasonFinalGeneration, "frozen and stored, to go on elsewhere: "+message)
+	return nil
+}
+
+// Failed implements snapshot.Journal.
+func (j *Journal) Failed(ctx context.Context, t snapshot.Target, reason, message string) error {
+	err := j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, reason, message)
+	})
+	if err == nil {
+		j.event(t, corev1.EventTypeWarning, reason, "not evacuated, the pod runs on: "+message)
+	}
+	if errors.Is(err, snapshot.ErrUnprotected) {
+		return nil
+	}
+	return err
+}
+
+// update changes the status of t's Checkpoint while that is of t's pod. ErrUnprotected: there is no such Checkpoint.
+func (j *Journal) update(ctx context.Context, t snapshot.Target, change func(*v1alpha1.Checkpoint)) error {
+	_, err := j.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
+		if string(c.UID) != t.CheckpointUID || c.Status.Pod == nil || string(c.Status.Pod.UID) != t.PodUID {
+			return fmt.Errorf("%w: checkpoint %s/%s is of another pod", snapshot.ErrUnprotected, t.Namespace, t.Checkpoint)
+		}
+		change(c)
+		return nil
+	})
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("%w: %w", snapshot.ErrUnprotected, err)
+	}
+	return err
+}
+
+func (j *Journal) event(t snapshot.Target, kind, reason, message string) {
+	j.Events.Event(&corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: t.Namespace, Name: t.Pod, UID: types.UID(t.PodUID),
+	}, kind, reason, message)
+}
+
+func timeline(t snapshot.Target, m snapshot.Moments) *v1alpha1.Timeline {
+	return &v1alpha1.Timeline{
+		PodUID: types.UID(t.PodUID), Notice: micro(m.Notice), Deadline: micro(m.Deadline),
+		Frozen: micro(m.Frozen), Dumped: micro(m.Dumped), Durable: micro(m.Durable),
+	}
+}
+
+func micro(t time.Time) *metav1.MicroTime {
+	if t.IsZero() {
+		return nil
+	}
+	out := metav1.NewMicroTime(t)
+	return &out
+}

@@ -1,0 +1,128 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// Node is this node's object.
+type Node struct {
+	Name   string
+	Client kubernetes.Interface
+}
+
+// Taint puts the evacuation taint on the node, or takes it off. It is no error where nothing is to be changed.
+func (n Node) Taint(ctx context.Context, evacuating bool) error {
+	err := n.update(ctx, func(node *corev1.Node) bool {
+		i := slices.IndexFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintEvacuating })
+		if (i >= 0) == evacuating {
+			return false
+		}
+		if evacuating {
+			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{
+				Key: v1alpha1.TaintEvacuating, Effect: corev1.TaintEffectNoSchedule,
+			})
+		} else {
+			node.Spec.Taints = slices.Delete(node.Spec.Taints, i, i+1)
+		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("taint node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// Publish labels the node as able to restore; the RuntimeClass selects the label.
+func (n Node) Publish(ctx context.Context) error {
+	err := n.update(ctx, func(node *corev1.Node) bool {
+		if node.Labels[v1alpha1.LabelRuntimeReady] == "true" {
+			return false
+		}
+		if node.Labels == nil {
+			node.Labels = map[string]string{}
+		}
+		node.Labels[v1alpha1.LabelRuntimeReady] = "true"
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("label node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// HasHandler reports whether the node's kubelet lists our runtime handler.
+func (n Node) HasHandler(ctx context.Context) (bool, error) {
+	node, err := n.Client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
+	if err != nil {
+		return false, fmt.Errorf("get node %s: %w", n.Name, err)
+	}
+	return slices.ContainsFunc(node.Status.RuntimeHandlers, func(h corev1.NodeRuntimeHandler) bool {
+		return h.Name == v1alpha1.RuntimeClassName
+	}), nil
+}
+
+// update reads, changes and writes the node, anew on conflict, where change says that there is something to write.
+func (n Node) update(ctx context.Context, change func(*corev1.Node) bool) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := n.Client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
+		if err != nil || !change(node) {
+			return err
+		}
+		_, err = n.Client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// taintEvery is the wait between tries.
+const taintEvery = time.Second
+
+// Tainter keeps the node's evacuation taint as wanted.
+type Tainter struct {
+	node Node
+	log  zerolog.Logger
+	want chan bool
+}
+
+// NewTainter returns a Tainter of node; Run makes it work.
+func NewTainter(node Node, log zerolog.Logger) *Tainter {
+	return &Tainter{node: node, log: log, want: make(chan bool, 1)}
+}
+
+// Want says how the taint should be. It does not block; the newest wish counts. One goroutine at a time may call it.
+func (t *Tainter) Want(evacuating bool) {
+	select {
+	case <-t.want:
+	default:
+	}
+	t.want <- evacuating
+}
+
+// Run does what was wanted last, again and again until it has succeeded, until ctx ends.
+func (t *Tainter) Run(ctx context.Context) error {
+	var wanted bool
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case wanted = <-t.want:
+		case <-again:
+		}
+		again = nil
+		if err := t.node.Taint(ctx, wanted); err != nil {
+			t.log.Warn().Err(err).Msg("node not tainted as wanted, trying again")
+			again = time.After(taintEvery)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/watcher"
+)
+
+// errThawed is the cause recorded for a target that an earlier life of the agent left frozen.
+var errThawed = errors.New("the agent ended during the evacuation and there was no time left to finish it; the pod runs on here")
+
+// settle deals with a target that is on hold from an earlier life of the agent and not final on its Checkpoint. What the
+// bucket holds comes first, for a commit may have landed unrecorded; then the deadline decides.
+func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice, heard bool) error {
+	m := Moments{Deadline: t.Deadline}
+	if notice != nil {
+		m = momentsOf(*notice)
+	}
+	committed, found, err := e.committed(ctx, t)
+	switch {
+	case found:
+		return e.finish(ctx, t, committed, m)
+	case errors.Is(err, store.ErrFenced):
+		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
+	case notice != nil && notice.Action.Evacuates(), !heard && time.Until(t.Deadline) > e.options.Margin:
+		return e.evacuate(ctx, t, m)
+	case err != nil && time.Until(t.Deadline) > 0:
+		return fmt.Errorf("settle pod %s/%s: whether it may run is not known until its deadline: %w", t.Namespace, t.Pod, err)
+	}
+	// This write fences: a late Journal.Final of the earlier life finds the Checkpoint changed and fails.
+	if err := e.options.Journal.Failed(ctx, t, v1alpha1.ReasonThawed, errThawed.Error()); err != nil {
+		return fmt.Errorf("settle pod %s/%s: %w", t.Namespace, t.Pod, err)
+	}
+	return e.giveUp(ctx, t, v1alpha1.ReasonThawed, errThawed)
+}
+
+// giveUpUnlessCommitted ends a failed upload. A commit whose answer was lost counts as done; where the bucket cannot be
+// asked the target stays frozen and on hold, and the next round settles it.
+func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Moments, cause error) error {
+	ask, cancel := context.WithTimeout(ctx, e.options.Margin)
+	defer cancel()
+	committed, found, err := e.committed(ask, t)
+	switch {
+	case found:
+		m.Durable = time.Now()
+		return e.finish(ctx, t, committed, m)
+	case errors.Is(err, store.ErrFenced):
+		return errors.Join(cause, err)
+	}
+	// Journal.Final was not called, so no other node may restore this pod, whatever the bucket came to hold.
+	return e.giveUp(ctx, t, reasonOf(cause), cause)
+}
+
+// committed asks the bucket for a final generation of this very pod. ErrFenced: a newer epoch holds the folder, so the
+// pod runs elsewhere and must not run here.
+func (e *Evacuator) committed(ctx context.Context, t Target) (Committed, bool, error) {
+	folder := t.Folder(e.options.Cluster)
+	head, err := e.options.Store.Head(ctx, folder)
+	if errors.Is(err, store.ErrNotFound) {
+		return Committed{}, false, nil
+	}
+	if err != nil {
+		return Committed{}, false, err
+	}
+	if head.Epoch > t.Epoch {
+		return Committed{}, false, fmt.Errorf("pod of epoch %d, bucket at epoch %d: %w", t.Epoch, head.Epoch, store.ErrFenced)
+	}
+	if head.Number == 0 {
+		return Committed{}, false, nil
+	}
+	r, err := e.options.Store.Open(ctx, folder, head.Number, head.WrittenEpoch)
+	if err != nil {
+		return Committed{}, false, err
+	}
+	meta := r.Meta()
+	if meta.PodUID != t.PodUID || !meta.Final {
+		return Committed{}, false, nil
+	}
+	g := Committed{Number: meta.Number, Epoch: meta.Epoch, StoredBytes: r.PackBytes()}
+	for _, c := range meta.Containers {
+		g.RSSBytes += c.RSSBytes
+	}
+	return g, true, nil
+}

@@ -1,0 +1,119 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/store"
+)
+
+// Status is an OCI container status.
+type Status string
+
+// The statuses that matter here. A container that the runtime no longer knows counts as stopped.
+const (
+	StatusRunning Status = "running"
+	StatusPaused  Status = "paused"
+	StatusStopped Status = "stopped"
+)
+
+// Errors that a Runtime tells apart.
+var (
+	// ErrGone: the container has ended.
+	ErrGone = errors.New("the container has ended")
+	// ErrNotFrozen: the container should be frozen and is not; what was dumped may not be used as a final generation.
+	ErrNotFrozen = errors.New("the container did not stay frozen")
+	// ErrUnprotected: there is no Checkpoint of this very pod any more.
+	ErrUnprotected = errors.New("the pod has no Checkpoint any more")
+)
+
+// Container is a running Kubernetes container of this node, as the OCI runtime knows it.
+type Container struct {
+	ID     string
+	PID    int
+	Status Status
+	// Bundle is the OCI bundle's path on the host.
+	Bundle                       string
+	Namespace, Pod, PodUID, Name string
+}
+
+// Target is a container that we protect, with all that an evacuation needs to know of it.
+type Target struct {
+	Container
+	// Checkpoint is the name of the pod's Checkpoint (in Namespace), CheckpointUID its UID.
+	Checkpoint, CheckpointUID string
+	// Epoch is the epoch that the pod runs under: status.epoch of the Checkpoint.
+	Epoch int64
+	// Image and ImageDigest are the container's image as the pod names it and as the node resolved it.
+	Image, ImageDigest string
+	// Final says that the Checkpoint already names a final generation of this very pod.
+	Final bool
+	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none.
+	Deadline time.Time
+}
+
+// Folder is the target's folder in the bucket.
+func (t Target) Folder(cluster string) store.Target {
+	return store.Target{Cluster: cluster, Namespace: t.Namespace, Name: t.Checkpoint, UID: t.CheckpointUID}
+}
+
+// Dump is a full dump on this node's disk.
+type Dump struct {
+	// Images is the folder of CRIU images, as this process sees it.
+	Images string
+	// RSSBytes is how much memory CRIU wrote.
+	RSSBytes int64
+}
+
+// Runtime freezes and dumps containers. snapshot/criu is the one for runc.
+type Runtime interface {
+	// Status returns the container's status; StatusStopped where there is no such container.
+	Status(ctx context.Context, id string) (Status, error)
+	// Pause freezes; a frozen container is no error, an ended one is ErrGone.
+	Pause(ctx context.Context, id string) error
+	// Resume thaws; a running container is no error, an ended one is ErrGone.
+	Resume(ctx context.Context, id string) error
+	// Dump writes a full dump of a frozen container below dir (a host path) and leaves it frozen. It returns
+	// ErrNotFrozen where it did not stay so.
+	Dump(ctx context.Context, id, dir string) (Dump, error)
+	// Signal sends a signal to the container's init; an ended container is ErrGone.
+	Signal(ctx context.Context, id string, signal syscall.Signal) error
+}
+
+// AddFunc takes one entry of a generation and, for a regular file, its content.
+type AddFunc func(ctx context.Context, entry store.Entry, content io.Reader) error
+
+// Files reads the file trees of a container.
+type Files interface {
+	// Add hands every entry of the container's writable layer, emptyDir volumes and shared memory to add. The
+	// container must be frozen.
+	Add(ctx context.Context, container Container, add AddFunc) error
+}
+
+// Moments are the steps of one evacuation so far; zero where not reached.
+type Moments struct {
+	Notice, Deadline, Frozen, Dumped, Durable time.Time
+}
+
+// Committed is a generation that the bucket holds for good.
+type Committed struct {
+	Number, Epoch         int64
+	StoredBytes, RSSBytes int64
+}
+
+// Journal writes down where others look: on the pod's Checkpoint.
+type Journal interface {
+	// Targets returns the protectable containers of this node.
+	Targets(ctx context.Context) ([]Target, error)
+	// Begun records that the evacuation of t has begun, before t is frozen.
+	Begun(ctx context.Context, t Target, m Moments) error
+	// Final records the final generation of t: the step after which the source may never run again.
+	// It may be called again with the same
+	// generation. Any error but ErrUnprotected leaves open whether it was written.
+	Final(ctx context.Context, t Target, g Committed, m Moments) error
+	// Failed records that t was not evacuated, with a reason of package v1alpha1.
+	Failed(ctx context.Context, t Target, reason, message string) error
+}
