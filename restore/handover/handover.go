@@ -1,0 +1,58 @@
+// Package handover is the contract between lifeboat-runtime (the OCI wrapper) and the agent of the same node: JSON over
+// HTTP on a unix socket, and two marker folders. It imports nothing but the standard library, for lifeboat-runtime is
+// small and knows neither network nor Kubernetes.
+package handover
+
+// Paths on the host.
+const (
+	// Socket is where the agent listens, root only (0600).
+	Socket = "/run/lifeboat/agent.sock"
+	// RestoredDir holds an empty file named after the container id for every container that `create` restored and
+	// `start` has not seen yet.
+	RestoredDir = "/run/lifeboat/restored"
+	// HoldDir holds a file named after the container id while its evacuation is under way. Signals other than KILL
+	// that arrive meanwhile are appended to it, one decimal number a line, and not delivered: they would lie pending in
+	// the frozen process, be dumped with it and stop it after the restore. The agent delivers them if it thaws.
+	HoldDir = "/run/lifeboat/hold"
+)
+
+// PrepareRequest is POST /v1/prepare: a container is about to be created.
+type PrepareRequest struct {
+	ContainerID string `json:"containerID"`
+	// Bundle is the absolute path of the OCI bundle on the host.
+	Bundle string `json:"bundle"`
+	// Namespace, Pod, PodUID, Container and SandboxID as containerd's CRI plugin writes them into the bundle.
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	PodUID    string `json:"podUID"`
+	Container string `json:"container"`
+	SandboxID string `json:"sandboxID"`
+	// RestoreFrom is the annotation lifeboat.dev/restore-from of the pod, empty where there is none.
+	RestoreFrom string `json:"restoreFrom"`
+}
+
+// Actions that the agent may answer with.
+const (
+	ActionCreate  = "create"
+	ActionRestore = "restore"
+)
+
+// PrepareReply tells the wrapper what to do. An HTTP status other than 200 has a text/plain body with the reason: the
+// wrapper fails the create with it, and the kubelet tries again later.
+type PrepareReply struct {
+	// Action is ActionCreate or ActionRestore.
+	Action string `json:"action"`
+	// ImagePath is the host path of the flat CRIU image folder, files already applied. Restore only.
+	ImagePath string `json:"imagePath,omitempty"`
+	// WorkPath is the host path for CRIU's logs. Restore only.
+	WorkPath string `json:"workPath,omitempty"`
+	// CRIUConfig is the host path of a CRIU configuration file for this restore alone. Restore only.
+	CRIUConfig string `json:"criuConfig,omitempty"`
+}
+
+// ResultRequest is POST /v1/result: how the runc restore ended. The reply has no body.
+type ResultRequest struct {
+	ContainerID string `json:"containerID"`
+	// Error is empty where the process runs again; otherwise runc's message and the last lines of CRIU's log.
+	Error string `json:"error,omitempty"`
+}
