@@ -58,9 +58,8 @@ func lastError(path string, offset int64) string {
 	return message
 }
 
-// tail is the last lines of a CRIU log, those of its errors first of all: the first error names the cause, and what
-// follows it is clearing up.
-func tail(path string) string {
+// LogTail is the errors in a CRIU log, or its last lines where it names none; empty where there is no such log.
+func LogTail(path string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return ""

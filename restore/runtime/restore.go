@@ -100,7 +100,7 @@ func (r restore) runc(ctx context.Context) error {
 		err = fmt.Errorf("out of time: %w", ctx.Err())
 	}
 	message := lastError(log, offset)
-	if lines := tail(filepath.Join(r.reply.WorkPath, "restore.log")); lines != "" {
+	if lines := LogTail(filepath.Join(r.reply.WorkPath, "restore.log")); lines != "" {
 		message += "\nCRIU's log (" + filepath.Join(r.reply.WorkPath, "restore.log") + "):\n" + lines
 	}
 	return fmt.Errorf("restore %s from %s: %w: %s", r.id, r.reply.ImagePath, err, message)
