@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// dumpTries is how often a dump is tried: after a killed CRIU a second one works.
-	dumpTries = 2
 	// firstPause and longestPause bound the waits between tries of an upload.
 	firstPause, longestPause = 250 * time.Millisecond, 4 * time.Second
 	// recordEvery is the wait between tries to record a durable generation, which are never given up.
@@ -77,21 +75,19 @@ func (e *Evacuator) begin(ctx context.Context, t Target, m Moments) {
 
 // dump dumps the frozen t, twice if need be.
 func (e *Evacuator) dump(ctx context.Context, t Target) (Dump, error) {
-	var faults error
-	for range dumpTries {
-		dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t))
-		if err == nil {
-			return dump, nil
-		}
-		faults = errors.Join(faults, err)
-		if ctx.Err() != nil {
-			break
-		}
-		if err := e.options.Runtime.Pause(ctx, t.ID); err != nil {
-			return Dump{}, errors.Join(faults, err)
-		}
+	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t))
+	if err == nil || ctx.Err() != nil {
+		return dump, err
 	}
-	return Dump{}, faults
+	// A dump that was cut off may have let the tasks go.
+	if fault := e.options.Runtime.Pause(ctx, t.ID); fault != nil {
+		return Dump{}, errors.Join(err, fault)
+	}
+	dump, again := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t))
+	if again != nil {
+		return Dump{}, errors.Join(err, again)
+	}
+	return dump, nil
 }
 
 func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// config is what flags and environment say. Flags win over LIFEBOAT_* variables, those over the defaults.
+type config struct {
+	nodeName            string
+	cluster             string
+	bucket              string
+	keyFile             string
+	hostRoot            string
+	stateDir            string
+	lifeboatDir         string
+	runtimeRoot         string
+	awsMetadataEndpoint string
+	pollInterval        time.Duration
+	margin              time.Duration
+	healthAddress       string
+}
+
+// bind declares the flags.
+func (c *config) bind(flags *pflag.FlagSet) {
+	flags.StringVar(&c.nodeName, "node-name", "", "name of this node's Node object")
+	flags.StringVar(&c.cluster, "cluster", "", "name of this cluster in the bucket; never change it")
+	flags.StringVar(&c.bucket, "bucket", "", "where generations go: s3://bucket/prefix?region=…, file:///folder")
+	flags.StringVar(&c.keyFile, "key-file", "/etc/lifeboat/key/key", "file with the 32 byte master key (raw, hex or base64)")
+	flags.StringVar(&c.hostRoot, "host-root", "/proc/1/root", "where the host's root is seen")
+	flags.StringVar(&c.stateDir, "state-dir", "/var/lib/lifeboat", "folder on the host for dumps under way")
+	flags.StringVar(&c.lifeboatDir, "lifeboat-dir", "/opt/lifeboat", "folder on the host that `install` filled")
+	flags.StringVar(&c.runtimeRoot, "runtime-root", "/run/containerd/runc/k8s.io", "state folder of the OCI runtime on the host")
+	flags.StringVar(&c.awsMetadataEndpoint, "aws-metadata-endpoint", "", "instance metadata service (default: the SDK's, http://169.254.169.254)")
+	flags.DurationVar(&c.pollInterval, "poll-interval", 2*time.Second, "how often the metadata service is asked")
+	flags.DurationVar(&c.margin, "margin", 5*time.Second, "how long before the deadline an unfinished evacuation is given up")
+	flags.StringVar(&c.healthAddress, "health-address", ":9640", "host:port of /healthz and /metrics")
+}
+
+// fromEnvironment sets every flag that was not given and has a LIFEBOAT_* variable.
+func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
+	var faults []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name := "LIFEBOAT_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value, ok := lookup(name)
+		if !ok || f.Changed {
+			return
+		}
+		if err := f.Value.Set(value); err != nil {
+			faults = append(faults, fmt.Errorf("%s=%q: %w", name, value, err))
+		}
+	})
+	return errors.Join(faults...)
+}
+
+// Validate returns all faults joined.
+func (c *config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	for flag, value := range map[string]string{"node-name": c.nodeName, "cluster": c.cluster, "bucket": c.bucket} {
+		if value == "" {
+			fault("--%s is empty; set it, or LIFEBOAT_%s", flag, strings.ToUpper(strings.ReplaceAll(flag, "-", "_")))
+		}
+	}
+	for flag, value := range map[string]string{
+		"host-root": c.hostRoot, "state-dir": c.stateDir, "lifeboat-dir": c.lifeboatDir, "runtime-root": c.runtimeRoot,
+		"key-file": c.keyFile,
+	} {
+		if !filepath.IsAbs(value) {
+			fault("--%s: %q is not an absolute path", flag, value)
+		}
+	}
+	if u, err := url.Parse(c.awsMetadataEndpoint); c.awsMetadataEndpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http") {
+		fault("--aws-metadata-endpoint: %q is not http://host[:port]", c.awsMetadataEndpoint)
+	}
+	if c.pollInterval < 100*time.Millisecond || c.pollInterval > time.Minute {
+		fault("--poll-interval: %s is not between 100ms and 1m; AWS asks for 5s or less", c.pollInterval)
+	}
+	if c.margin < time.Second || c.margin > time.Minute {
+		fault("--margin: %s is not between 1s and 1m", c.margin)
+	}
+	if _, _, err := net.SplitHostPort(c.healthAddress); err != nil {
+		fault("--health-address: %q is not host:port, as in \":9640\"", c.healthAddress)
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
+	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
+	"github.com/lifeboat-dev/lifeboat/watcher"
+)
+
+const (
+	publishEvery    = 2 * time.Second
+	publishAtMost   = time.Minute
+	shutdownTimeout = 2 * time.Second
+)
+
+// sink turns what the watcher reports into work.
+type sink struct {
+	agent *agent
+	log   zerolog.Logger
+}
+
+// Heard implements watcher.Sink.
+func (s *sink) Heard(n watcher.Notice) {
+	s.log.Warn().Str("source", n.Source).Str("action", string(n.Action)).Time("deadline", n.Deadline).Msg("interruption notice")
+	s.agent.health.hears(n.Source)
+	if n.Action.Evacuates() {
+		s.agent.evacuator.Heard(n)
+		s.agent.tainter.Want(true)
+	}
+}
+
+// Quiet implements watcher.Sink.
+func (s *sink) Quiet(source string) {
+	s.log.Info().Str("source", source).Msg("no interruption notice")
+	s.agent.health.hears(source)
+	s.agent.evacuator.Quiet()
+	s.agent.tainter.Want(false)
+}
+
+// Blind implements watcher.Sink.
+func (s *sink) Blind(source string, reason error) {
+	s.log.Error().Err(reason).Str("source", source).Msg("source of notices is blind")
+	s.agent.health.blind(source)
+}
+
+// publisher makes the node known as one that can restore, once that has been tried.
+type publisher struct {
+	node   kube.Node
+	config *config
+	log    zerolog.Logger
+}
+
+// Run tries until the node is published or ctx ends.
+func (p *publisher) Run(ctx context.Context) error {
+	wait := publishEvery
+	for {
+		err := p.publish(ctx)
+		if err == nil {
+			p.log.Info().Msg("node published: it can restore")
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.log.Warn().Err(err).Msg("node not published yet")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+			wait = min(2*wait, publishAtMost)
+		}
+	}
+}
+
+func (p *publisher) publish(ctx context.Context) error {
+	listed, err := p.node.HasHandler(ctx)
+	if err != nil {
+		return err
+	}
+	if !listed {
+		return errors.New("the kubelet does not list runtime handler lifeboat yet")
+	}
+	if err := install.SelfTest(ctx, install.SelfTestOptions{HostRoot: p.config.hostRoot, Dir: p.config.lifeboatDir}); err != nil {
+		return fmt.Errorf("self-test of checkpoint and restore: %w", err)
+	}
+	return p.node.Publish(ctx)
+}
+
+// health serves /healthz and /metrics.
+type health struct {
+	server *http.Server
+	since  *prometheus.GaugeVec
+}
+
+func newHealth(address string) *health {
+	registry := prometheus.NewRegistry()
+	since := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "lifeboat_watcher_blind_since_timestamp_seconds",
+		Help: "When the source of notices was last heard, as Unix time, while it is blind; 0 while it hears.",
+	}, []string{"source"})
+	registry.MustRegister(since)
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	return &health{server: &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: shutdownTimeout}, since: since}
+}
+
+func (h *health) hears(source string) { h.since.WithLabelValues(source).Set(0) }
+func (h *health) blind(source string) { h.since.WithLabelValues(source).SetToCurrentTime() }
+
+// Run serves until ctx ends.
+func (h *health) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { h.server.Close() })
+	defer stop()
+	if err := h.server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve health: %w", err)
+	}
+	return nil
+}
+
+// requirements is what this node offers and a generation taken here may need.
+func requirements() map[string]string {
+	out := map[string]string{"architecture": runtime.GOARCH}
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		out["kernel"] = unix.ByteSliceToString(name.Release[:])
+	}
+	return out
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+	"github.com/lifeboat-dev/lifeboat/restore/node"
+	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
+	"github.com/lifeboat-dev/lifeboat/snapshot/files"
+	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
+	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/open"
+	"github.com/lifeboat-dev/lifeboat/watcher"
+	"github.com/lifeboat-dev/lifeboat/watcher/aws"
+)
+
+func newLogger(w io.Writer) zerolog.Logger {
+	zerolog.TimeFieldFormat = time.RFC3339Nano
+	zerolog.DurationFieldUnit = time.Second
+	return zerolog.New(w).With().Timestamp().Logger()
+}
+
+func newRunCommand(lookup func(string) (string, bool), log zerolog.Logger) *cobra.Command {
+	var c config
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Watch for notices, evacuate protected pods, prepare restores",
+		Long:  "Every flag can also be given as a variable: --node-name as LIFEBOAT_NODE_NAME.",
+		Args:  cobra.NoArgs,
+	}
+	c.bind(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := fromEnvironment(cmd.Flags(), lookup); err != nil {
+			return err
+		}
+		if err := c.Validate(); err != nil {
+			return err
+		}
+		a, err := newAgent(cmd.Context(), &c, log)
+		if err != nil {
+			return err
+		}
+		return a.run(cmd.Context())
+	}
+	return cmd
+}
+
+// agent is the wired program.
+type agent struct {
+	config    *config
+	log       zerolog.Logger
+	watcher   *watcher.Watcher
+	evacuator *snapshot.Evacuator
+	tainter   *kube.Tainter
+	preparer  *node.Preparer
+	publisher *publisher
+	health    *health
+}
+
+func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error) {
+	kubeConfig, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(kubeConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make client of the API server: %w", err)
+	}
+	points, err := checkpoints.New(kubeConfig)
+	if err != nil {
+		return nil, err
+	}
+	generations, err := openStore(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	runc, err := newRunc(c)
+	if err != nil {
+		return nil, err
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
+
+	own := kube.Node{Name: c.nodeName, Client: client}
+	a := &agent{config: c, log: log, health: newHealth(c.healthAddress), tainter: kube.NewTainter(own, log)}
+	a.evacuator = snapshot.New(snapshot.Options{
+		Runtime: runc, Files: &files.Reader{HostRoot: c.hostRoot}, Store: generations,
+		Journal:  &kube.Journal{Node: own, Checkpoints: points, Runtime: runc, Events: events},
+		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
+		Cluster:  c.cluster,
+		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot,
+		Requirements: requirements(), Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
+	})
+	a.preparer = node.New(node.Options{
+		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
+		HostRoot: c.hostRoot, WorkDir: filepath.Join(c.stateDir, "restore"), CRIUConfig: runc.ConfigFile,
+		Running: func(ctx context.Context, id string) (bool, error) {
+			status, err := runc.Status(ctx, id)
+			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
+		},
+		Log: log.With().Str("part", "restore").Logger(),
+	})
+	a.publisher = &publisher{node: own, config: c, log: log}
+	a.watcher = watcher.New(&sink{agent: a, log: log.With().Str("part", "watcher").Logger()},
+		aws.New(c.awsMetadataEndpoint, c.pollInterval))
+	return a, nil
+}
+
+// run runs all parts until ctx ends or one of them fails.
+func (a *agent) run(ctx context.Context) error {
+	socket := filepath.Join(a.config.hostRoot, handover.Socket)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.evacuator.Run(ctx) })
+	group.Go(func() error { return a.tainter.Run(ctx) })
+	group.Go(func() error { return a.watcher.Run(ctx) })
+	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
+	group.Go(func() error { return a.publisher.Run(ctx) })
+	group.Go(func() error { return a.health.Run(ctx) })
+	a.log.Info().Str("node", a.config.nodeName).Msg("agent runs")
+	return group.Wait()
+}
+
+func openStore(ctx context.Context, c *config) (*store.Store, error) {
+	text, err := os.ReadFile(c.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("read master key: %w; mount the Secret lifeboat-key there", err)
+	}
+	key, err := store.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("read master key %s: %w", c.keyFile, err)
+	}
+	bucket, err := open.Bucket(ctx, c.bucket)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket: %w", err)
+	}
+	return store.New(bucket, key), nil
+}
+
+// newRunc writes the CRIU configuration to the host and finds the runtime that `install` noted.
+func newRunc(c *config) (*criu.Runc, error) {
+	settings, err := install.ReadSettings(filepath.Join(c.hostRoot, c.lifeboatDir))
+	if err != nil {
+		return nil, fmt.Errorf("find the OCI runtime of the host: %w; has `lifeboat-agent install` run?", err)
+	}
+	configFile := filepath.Join(filepath.Dir(handover.Socket), "criu.conf")
+	seen := filepath.Join(c.hostRoot, configFile)
+	if err := os.MkdirAll(filepath.Dir(seen), 0o700); err != nil {
+		return nil, fmt.Errorf("make folder for CRIU's configuration: %w", err)
+	}
+	if err := os.WriteFile(seen, []byte(criu.Config), 0o600); err != nil {
+		return nil, fmt.Errorf("write CRIU's configuration: %w", err)
+	}
+	return &criu.Runc{
+		Binary: settings.Runtime, Root: c.runtimeRoot, CRIUDir: filepath.Join(c.lifeboatDir, "bin"),
+		ConfigFile: configFile, HostRoot: c.hostRoot,
+	}, nil
+}

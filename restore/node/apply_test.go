@@ -1,0 +1,121 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+	"github.com/lifeboat-dev/lifeboat/store"
+)
+
+// pod lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty.
+func pod(t *testing.T) (p *Preparer, req handover.PrepareRequest, host string) {
+	t.Helper()
+	host = t.TempDir()
+	const volume = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs"
+	for _, d := range []string{"/bundle/rootfs/etc", volume, "/shm", "/images"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(host, d), 0o755))
+	}
+	config := `{"mounts": [{"destination": "/logs", "source": "` + volume + `"}, {"destination": "/dev/shm", "source": "/shm"},
+		{"destination": "/proc", "source": "proc"}]}`
+	for name, content := range map[string]string{"/bundle/config.json": config, volume + "/of-an-init-container": "x", "/bundle/rootfs/etc/old": "old"} {
+		require.NoError(t, os.WriteFile(filepath.Join(host, name), []byte(content), 0o644))
+	}
+	return New(Options{HostRoot: host}), handover.PrepareRequest{Container: "main", Bundle: "/bundle"}, host
+}
+
+func entry(kind store.Type, path string) store.Entry {
+	return store.Entry{Type: kind, Path: path, Mode: 0o755, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), ModTime: time.Unix(1700000000, 42)}
+}
+
+func TestApply(t *testing.T) {
+	p, req, host := pod(t)
+	trees, err := p.openTrees(req, "/images")
+	require.NoError(t, err)
+	defer trees.close()
+	file := func(path, content string) {
+		e := entry(store.TypeRegular, path)
+		e.Mode, e.Size = 0o4750, int64(len(content))
+		require.NoError(t, trees.apply(e, strings.NewReader(content)))
+	}
+	require.NoError(t, trees.apply(entry(store.TypeDir, "layer"), nil))
+	require.NoError(t, trees.apply(entry(store.TypeDir, "layer/etc"), nil))
+	file("layer/etc/new", "new")
+	require.NoError(t, trees.apply(entry(store.TypeWhiteout, "layer/etc/old"), nil))
+	link := entry(store.TypeRegular, "layer/etc/hard")
+	link.HardlinkTo = "layer/etc/new"
+	require.NoError(t, trees.apply(link, nil))
+	symlink := entry(store.TypeSymlink, "layer/etc/symbolic")
+	symlink.Linkname = "/nowhere"
+	require.NoError(t, trees.apply(symlink, nil))
+	require.NoError(t, trees.apply(entry(store.TypeDir, "volumes/logs"), nil))
+	file("volumes/logs/train.log", "step=1\n")
+	require.NoError(t, trees.apply(entry(store.TypeFIFO, "volumes/logs/pipe"), nil))
+	file("shm/sem.x", "sem")
+	file("images/main/pages-1.img", "pages")
+	require.NoError(t, trees.finish())
+
+	volume := filepath.Join(host, "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs")
+	require.NoFileExists(t, filepath.Join(volume, "of-an-init-container"))
+	require.NoFileExists(t, filepath.Join(host, "bundle/rootfs/etc/old"))
+	for path, want := range map[string]string{
+		filepath.Join(volume, "train.log"): "step=1\n", filepath.Join(host, "shm/sem.x"): "sem",
+		filepath.Join(host, "images/pages-1.img"): "pages", filepath.Join(host, "bundle/rootfs/etc/hard"): "new",
+	} {
+		got, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got))
+	}
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(filepath.Join(host, "bundle/rootfs/etc/new"), &st))
+	require.EqualValues(t, 2, st.Nlink)
+	require.EqualValues(t, 0o4750, st.Mode&0o7777)
+	require.Equal(t, int64(1700000000)*1e9+42, st.Mtim.Nano())
+	require.NoError(t, unix.Stat(filepath.Join(host, "bundle/rootfs/etc"), &st))
+	require.Equal(t, int64(1700000000)*1e9+42, st.Mtim.Nano(), "a folder keeps its time although files were put into it")
+	require.NoError(t, unix.Lstat(filepath.Join(volume, "pipe"), &st))
+	require.EqualValues(t, unix.S_IFIFO, st.Mode&unix.S_IFMT)
+}
+
+func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		entry store.Entry
+		fault string
+	}{
+		{"foreign volume", entry(store.TypeRegular, "volumes/secret/x"), "no emptyDir volume"},
+		{"foreign container", entry(store.TypeRegular, "images/other/pages-1.img"), "of container"},
+		{"folder of images", entry(store.TypeRegular, "images/main/sub/pages-1.img"), "of container"},
+		{"unknown tree", entry(store.TypeRegular, "host/etc/shadow"), "unknown tree"},
+		{"whiteout in a volume", entry(store.TypeWhiteout, "volumes/logs/x"), "writable layer alone"},
+		{"root that is a file", entry(store.TypeRegular, "layer"), "must be a folder"},
+		{"hard link to another tree", func() store.Entry {
+			e := entry(store.TypeRegular, "volumes/logs/x")
+			e.HardlinkTo = "layer/etc/old"
+			return e
+		}(), "leaves its tree"},
+		{"trusted attribute", func() store.Entry {
+			e := entry(store.TypeDir, "layer/etc")
+			e.Xattrs = map[string][]byte{"trusted.overlay.redirect": []byte("/")}
+			return e
+		}(), "may not be restored"},
+		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layer/out/x"), "escapes"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, req, host := pod(t)
+			require.NoError(t, os.Symlink(host, filepath.Join(host, "bundle/rootfs/out")))
+			trees, err := p.openTrees(req, "/images")
+			require.NoError(t, err)
+			defer trees.close()
+			err = trees.apply(c.entry, strings.NewReader(""))
+			require.ErrorIs(t, err, errApply)
+			require.ErrorContains(t, err, c.fault)
+		})
+	}
+}

@@ -1,0 +1,427 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/mem"
+	"github.com/lifeboat-dev/lifeboat/watcher"
+)
+
+// node is a fake of what stands around an Evacuator: runtime, files and journal in one, so that their calls are in one
+// order.
+type node struct {
+	t   *testing.T
+	dir string
+
+	mu       sync.Mutex
+	calls    []string
+	status   Status
+	signals  []syscall.Signal
+	targets  []Target
+	dumpErrs []error
+	// finalErrs are answers of Final; landed says that the call was written down before the error.
+	finalErrs []error
+	final     *Committed
+	failed    string
+	onDump    func()
+}
+
+func (n *node) log(call string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls = append(n.calls, call)
+}
+
+func (n *node) Status(context.Context, string) (Status, error) { return n.status, nil }
+
+func (n *node) Pause(context.Context, string) error {
+	n.log("pause")
+	n.status = StatusPaused
+	return nil
+}
+
+func (n *node) Resume(context.Context, string) error {
+	n.log("resume")
+	n.status = StatusRunning
+	return nil
+}
+
+func (n *node) Signal(_ context.Context, _ string, s syscall.Signal) error {
+	n.signals = append(n.signals, s)
+	return nil
+}
+
+func (n *node) Dump(_ context.Context, _, dir string) (Dump, error) {
+	n.log("dump")
+	require.Equal(n.t, StatusPaused, n.status, "dumped while it ran")
+	if n.onDump != nil {
+		n.onDump()
+	}
+	if len(n.dumpErrs) > 0 {
+		err := n.dumpErrs[0]
+		n.dumpErrs = n.dumpErrs[1:]
+		return Dump{}, err
+	}
+	images := filepath.Join(n.dir, dir, "images")
+	require.NoError(n.t, os.MkdirAll(images, 0o700))
+	require.NoError(n.t, os.WriteFile(filepath.Join(images, "pages-1.img"), bytes.Repeat([]byte("page"), 1024), 0o600))
+	return Dump{Images: images, RSSBytes: 4096}, nil
+}
+
+func (n *node) Add(ctx context.Context, _ Container, add AddFunc) error {
+	n.log("files")
+	entry := store.Entry{Path: "layer/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: 5, ModTime: time.Unix(0, 0)}
+	return add(ctx, entry, strings.NewReader("state"))
+}
+
+func (n *node) Targets(context.Context) ([]Target, error) {
+	targets := append([]Target(nil), n.targets...)
+	for i := range targets {
+		targets[i].Final = n.final != nil
+	}
+	return targets, nil
+}
+
+func (n *node) Begun(context.Context, Target, Moments) error { n.log("begun"); return nil }
+
+func (n *node) Final(_ context.Context, _ Target, g Committed, _ Moments) error {
+	n.log("final")
+	require.Equal(n.t, StatusPaused, n.status, "recorded as final while it ran")
+	if len(n.finalErrs) > 0 {
+		err := n.finalErrs[0]
+		n.finalErrs = n.finalErrs[1:]
+		return err
+	}
+	n.final = &g
+	return nil
+}
+
+func (n *node) Failed(_ context.Context, _ Target, reason, _ string) error {
+	n.log("failed")
+	n.failed = reason
+	return nil
+}
+
+// flaky is a bucket that may be down, or lose the answers to puts.
+type flaky struct {
+	store.Bucket
+	down     func() bool
+	loseHead bool
+}
+
+var errDown = errors.New("connection refused")
+
+func (f *flaky) Put(ctx context.Context, key string, body []byte, cond store.Condition) (store.Info, error) {
+	if f.down != nil && f.down() {
+		return store.Info{}, errDown
+	}
+	info, err := f.Bucket.Put(ctx, key, body, cond)
+	if f.loseHead && strings.HasSuffix(key, "HEAD") {
+		return store.Info{}, errDown
+	}
+	return info, err
+}
+
+func (f *flaky) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if f.down != nil && f.down() {
+		return nil, errDown
+	}
+	return f.Bucket.Get(ctx, key, offset, length)
+}
+
+func (f *flaky) Stat(ctx context.Context, key string) (store.Info, error) {
+	if f.down != nil && f.down() {
+		return store.Info{}, errDown
+	}
+	return f.Bucket.Stat(ctx, key)
+}
+
+type scene struct {
+	*node
+	bucket    *flaky
+	evacuator *Evacuator
+	target    Target
+}
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	dir := t.TempDir()
+	s := &scene{node: &node{t: t, dir: dir, status: StatusRunning}, bucket: &flaky{Bucket: mem.New()}}
+	s.target = Target{
+		Container:  Container{ID: "c1", Namespace: "default", Pod: "trainer", PodUID: "pod-1", Name: "main"},
+		Checkpoint: "trainer", CheckpointUID: "uid-1",
+	}
+	s.targets = []Target{s.target}
+	s.evacuator = New(Options{
+		Runtime: s.node, Files: s.node, Journal: s.node, Store: store.New(s.bucket, store.Key{1}),
+		Holds: Holds{Dir: filepath.Join(dir, "hold")}, Cluster: "test", NodeName: "a", WorkDir: "/dump", HostRoot: dir,
+		Margin: 5 * time.Second, Log: zerolog.Nop(),
+	})
+	return s
+}
+
+func (s *scene) held(t *testing.T) bool {
+	t.Helper()
+	ids, err := s.evacuator.options.Holds.List()
+	require.NoError(t, err)
+	return len(ids) > 0
+}
+
+func notice(in time.Duration) watcher.Notice {
+	return watcher.Notice{Source: "aws", Action: watcher.ActionTerminate, Heard: time.Now(), Deadline: time.Now().Add(in)}
+}
+
+// hear puts n before the evacuator without running its loop.
+func (s *scene) hear(n watcher.Notice) { s.evacuator.Heard(n) }
+
+func (s *scene) round(t *testing.T) { require.NoError(t, s.evacuator.round(t.Context())) }
+
+func TestEvacuation(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		set    func(*scene)
+		calls  string
+		status Status
+		held   bool
+		failed string
+	}{
+		{
+			name: "all well", calls: "begun pause dump files final", status: StatusPaused, held: true,
+		},
+		{
+			name:  "first dump fails",
+			set:   func(s *scene) { s.dumpErrs = []error{errors.New("criu died")} },
+			calls: "begun pause dump pause dump files final", status: StatusPaused, held: true,
+		},
+		{
+			name:  "every dump fails",
+			set:   func(s *scene) { s.dumpErrs = []error{errors.New("io_uring"), errors.New("io_uring")} },
+			calls: "begun pause dump pause dump resume failed", status: StatusRunning, failed: v1alpha1.ReasonDumpFailed,
+		},
+		{
+			name: "bucket down for a while",
+			set: func(s *scene) {
+				up := time.Now().Add(20 * time.Second)
+				s.bucket.down = func() bool { return time.Now().Before(up) }
+			},
+			calls: "begun pause dump files final", status: StatusPaused, held: true,
+		},
+		{
+			name:  "bucket down to the end",
+			set:   func(s *scene) { s.bucket.down = func() bool { return true } },
+			calls: "begun pause dump resume failed", status: StatusRunning, failed: v1alpha1.ReasonBucketFailed,
+		},
+		{
+			name:  "answers of the API server lost",
+			set:   func(s *scene) { s.finalErrs = []error{errDown, errDown} },
+			calls: "begun pause dump files final final final", status: StatusPaused, held: true,
+		},
+		{
+			name:  "checkpoint gone when it is durable: frozen, for the record may have been there before",
+			set:   func(s *scene) { s.finalErrs = []error{errDown, ErrUnprotected} },
+			calls: "begun pause dump files final final", status: StatusPaused, held: true,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t)
+				if c.set != nil {
+					c.set(s)
+				}
+				s.hear(notice(2 * time.Minute))
+				err := s.evacuator.round(t.Context())
+				if !errors.Is(err, ErrUnprotected) {
+					require.NoError(t, err)
+				}
+				require.Equal(t, c.calls, strings.Join(s.calls, " "))
+				require.Equal(t, c.status, s.status)
+				require.Equal(t, c.held, s.held(t))
+				require.Equal(t, c.failed, s.failed)
+				if s.final != nil || s.failed != "" {
+					_, err = os.Stat(filepath.Join(s.dir, "dump", "c1"))
+					require.ErrorIs(t, err, os.ErrNotExist, "memory of the target left on the disk")
+				}
+			})
+		})
+	}
+}
+
+func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.bucket.loseHead = true
+		s.hear(notice(30 * time.Second))
+		s.round(t)
+		require.NotNil(t, s.final)
+		require.Equal(t, StatusPaused, s.status)
+		require.Empty(t, s.failed)
+	})
+}
+
+func TestThawDeliversHeldSignals(t *testing.T) {
+	s := newScene(t)
+	s.dumpErrs = []error{errors.New("no"), errors.New("no")}
+	s.onDump = func() {
+		f, err := os.OpenFile(filepath.Join(s.evacuator.options.Holds.Dir, "c1"), os.O_APPEND|os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteString("15\n")
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	}
+	s.hear(notice(time.Minute))
+	s.round(t)
+	require.Equal(t, []syscall.Signal{syscall.SIGTERM}, s.signals)
+	require.Equal(t, StatusRunning, s.status)
+}
+
+func TestFailedTargetIsTriedOncePerNotice(t *testing.T) {
+	s := newScene(t)
+	s.dumpErrs = []error{errors.New("no"), errors.New("no")}
+	s.hear(notice(time.Minute))
+	s.round(t)
+	before := len(s.calls)
+	s.round(t)
+	require.Len(t, s.calls, before)
+	s.hear(notice(3 * time.Minute))
+	s.round(t)
+	require.NotNil(t, s.final)
+}
+
+func TestHibernationEvacuatesNobody(t *testing.T) {
+	s := newScene(t)
+	n := notice(time.Minute)
+	n.Action = watcher.ActionHibernate
+	s.hear(n)
+	s.round(t)
+	require.Empty(t, s.calls)
+}
+
+func TestSettleAfterRestart(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		before   func(t *testing.T, s *scene)
+		deadline time.Duration
+		notice   bool
+		quiet    bool
+		calls    string
+		status   Status
+		failed   string
+		fault    error
+	}{
+		{
+			name: "deadline ahead, metadata not heard yet: finished", deadline: time.Minute,
+			calls: "begun pause dump files final", status: StatusPaused,
+		},
+		{
+			name: "notice still there: finished", deadline: time.Minute, notice: true,
+			calls: "begun pause dump files final", status: StatusPaused,
+		},
+		{
+			name: "no notice any more: thawed", deadline: time.Minute, quiet: true,
+			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		},
+		{
+			name: "deadline passed: thawed", deadline: -time.Second,
+			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		},
+		{
+			name: "committed but not recorded: recorded, never thawed", deadline: -time.Minute, quiet: true,
+			before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 0) },
+			calls:  "final", status: StatusPaused,
+		},
+		{
+			name: "newest generation is of the pod before: thawed", deadline: -time.Minute,
+			before: func(t *testing.T, s *scene) { commit(t, s, "pod-0", 0) },
+			calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		},
+		{
+			name: "claimed elsewhere: frozen for ever", deadline: -time.Minute,
+			before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 7) },
+			calls:  "", status: StatusPaused, fault: store.ErrFenced,
+		},
+		{
+			name: "bucket cannot be asked, deadline ahead: frozen until it can", deadline: time.Minute, quiet: true,
+			before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+			calls:  "", status: StatusPaused, fault: errDown,
+		},
+		{
+			name: "bucket cannot be asked, deadline passed: thawed behind a fence", deadline: -time.Second, quiet: true,
+			before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+			calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t)
+			if c.before != nil {
+				c.before(t, s)
+			}
+			s.status = StatusPaused
+			require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+			s.targets[0].Deadline = time.Now().Add(c.deadline)
+			if c.notice {
+				s.hear(notice(c.deadline))
+			}
+			if c.quiet {
+				s.evacuator.Quiet()
+			}
+			require.ErrorIs(t, s.evacuator.round(t.Context()), c.fault)
+			require.Equal(t, c.calls, strings.Join(s.calls, " "))
+			require.Equal(t, c.status, s.status)
+			require.Equal(t, c.failed, s.failed)
+			require.Equal(t, c.status == StatusPaused, s.held(t))
+		})
+	}
+}
+
+// commit puts a final generation of pod into the bucket and, where fence is above 0, a claim's fence behind it.
+func commit(t *testing.T, s *scene, pod string, fence int64) {
+	t.Helper()
+	folder := s.target.Folder("test")
+	w, err := s.evacuator.options.Store.Begin(t.Context(), folder, store.Meta{
+		Number: 1, PodUID: pod, Node: "a", Final: true, Created: time.Now(),
+	})
+	require.NoError(t, err)
+	_, err = w.Commit(t.Context())
+	require.NoError(t, err)
+	if fence > 0 {
+		require.NoError(t, s.evacuator.options.Store.Fence(t.Context(), folder, fence))
+	}
+}
+
+func TestHoldOfEndedContainerIsDropped(t *testing.T) {
+	s := newScene(t)
+	s.targets, s.status = nil, StatusStopped
+	require.NoError(t, s.evacuator.options.Holds.Set("gone"))
+	s.round(t)
+	require.False(t, s.held(t))
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.evacuator.Run(ctx) }()
+		s.hear(notice(time.Minute))
+		synctest.Wait()
+		require.NotNil(t, s.final)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
