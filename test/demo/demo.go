@@ -38,10 +38,6 @@ var ErrFailed = errors.New("the demo did not pass")
 type Options struct {
 	// Root is the checkout; results go to Root/build/demo.
 	Root string
-	// Store is deploy.StoreS3 or deploy.StoreFile.
-	Store string
-	// Keep leaves the bed up afterwards.
-	Keep bool
 	// Window is the time from the notice to the deadline: two minutes on AWS.
 	Window time.Duration
 	// Train is how long the job trains before the notice.
@@ -55,9 +51,6 @@ type Options struct {
 // Validate names everything that is wrong with the options.
 func (o Options) Validate() error {
 	var faults []error
-	if o.Store != deploy.StoreS3 && o.Store != deploy.StoreFile {
-		faults = append(faults, fmt.Errorf("store %q: want %s or %s", o.Store, deploy.StoreS3, deploy.StoreFile))
-	}
 	if o.Window < 10*time.Second {
 		faults = append(faults, fmt.Errorf("window %s: want 10s or more", o.Window))
 	}
@@ -92,7 +85,7 @@ type Stage interface {
 	Kill(ctx context.Context, node string) error
 	// Collect writes all logs that may explain a failure into the folder.
 	Collect(ctx context.Context, folder string) error
-	// Down takes down what Up brought up, also after an Up that failed half way.
+	// Down takes down what Up brought up, also after an Up that failed half way; a stage that is to be kept, it keeps.
 	Down(ctx context.Context) error
 }
 
@@ -251,9 +244,6 @@ func (d *demo) leave(ctx context.Context, failed bool) error {
 			d.tell.say("some logs could not be had: %v", err)
 		}
 		d.tell.say("logs of agents, controller, nodes and CRIU are in %s", folder)
-	}
-	if d.Keep {
-		return nil
 	}
 	return d.stage.Down(ctx)
 }

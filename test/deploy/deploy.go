@@ -4,6 +4,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,13 +40,13 @@ type Site struct {
 	AccessKey, SecretKey string
 	// MetadataEndpoint stands in place of the cloud's metadata address; empty for the real one.
 	MetadataEndpoint string
-	// Nodes are the nodes that must be ready to restore when Install returns.
+	// Nodes are the nodes that must be ready to restore when Apply returns.
 	Nodes []string
 }
 
-// Install applies the manifests and waits until the agent runs on every node, the controller is available, and every
+// Apply applies the manifests and waits until the agent runs on every node, the controller is available, and every
 // node of the site bears the label that its runtime has passed the self-test.
-func (k *Kube) Install(ctx context.Context, site Site) error {
+func (k *Kube) Apply(ctx context.Context, site Site) error {
 	overlay, err := writeOverlay(site)
 	if err != nil {
 		return err
@@ -59,8 +60,8 @@ func (k *Kube) Install(ctx context.Context, site Site) error {
 	return k.WaitRuntime(ctx, site.Nodes...)
 }
 
-// Uninstall deletes what Install applied, in the order that leaves no finalizer waiting, and the overlay.
-func (k *Kube) Uninstall(ctx context.Context, site Site) error {
+// Delete deletes what Apply applied, and the overlay.
+func (k *Kube) Delete(ctx context.Context, site Site) error {
 	overlay := overlayFolder(site)
 	if _, err := k.Kubectl(ctx, nil, "delete", "-k", overlay, "--ignore-not-found", "--wait", "--timeout=60s"); err != nil {
 		return fmt.Errorf("delete manifests: %w", err)
@@ -158,26 +159,21 @@ func nodeReady(node *corev1.Node) bool {
 	return false
 }
 
-// CollectLogs writes what a person needs to find out why something failed into the folder: logs of Lifeboat's pods,
-// Checkpoints, Events, pods and nodes. It goes on past what cannot be had and returns the first such error.
+// CollectLogs writes logs of Lifeboat's pods, Checkpoints, Events, pods and nodes into the folder. It goes on past what
+// cannot be had; the error joins all that was missing.
 func (k *Kube) CollectLogs(ctx context.Context, folder string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", folder, err)
 	}
-	var firstErr error
+	var faults []error
 	save := func(name string, args ...string) {
 		text, err := k.Kubectl(ctx, nil, args...)
 		if err != nil {
 			text += "\n" + err.Error() + "\n"
-			if firstErr == nil {
-				firstErr = err
-			}
 		}
-		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644); err != nil && firstErr == nil {
-			firstErr = fmt.Errorf("write %s: %w", name, err)
-		}
+		faults = append(faults, err, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644))
 	}
 	save("checkpoints.yaml", "get", "checkpoints."+v1alpha1.GroupName, "-A", "-o", "yaml")
 	save("events.txt", "get", "events", "-A", "--sort-by=.metadata.creationTimestamp")
@@ -190,5 +186,5 @@ func (k *Kube) CollectLogs(ctx context.Context, folder string) error {
 	for _, pod := range pods.Items {
 		save(pod.Name+".log", "-n", Namespace, "logs", pod.Name, "--all-containers", "--prefix", "--timestamps")
 	}
-	return firstErr
+	return errors.Join(faults...)
 }

@@ -30,12 +30,12 @@ const pollEvery = 100 * time.Millisecond
 // Kube is a connection to a cluster's API server as its administrator.
 type Kube struct {
 	kubernetes.Interface
-	dynamic    dynamic.Interface
-	kubeconfig string
+	dynamic             dynamic.Interface
+	kubeconfig, kubectl string
 }
 
-// Connect opens the cluster that the kubeconfig file names.
-func Connect(kubeconfig string) (*Kube, error) {
+// Connect opens the cluster that the kubeconfig file names. kubectl is the program for Kubectl.
+func Connect(kubeconfig, kubectl string) (*Kube, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", kubeconfig, err)
@@ -50,12 +50,12 @@ func Connect(kubeconfig string) (*Kube, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make dynamic client of %s: %w", kubeconfig, err)
 	}
-	return &Kube{Interface: clients, dynamic: dyn, kubeconfig: kubeconfig}, nil
+	return &Kube{Interface: clients, dynamic: dyn, kubeconfig: kubeconfig, kubectl: kubectl}, nil
 }
 
 // Kubectl runs kubectl with stdin and returns its standard output. The error holds what it wrote to standard error.
 func (k *Kube) Kubectl(ctx context.Context, stdin []byte, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "kubectl", append([]string{"--kubeconfig", k.kubeconfig}, args...)...)
+	cmd := exec.CommandContext(ctx, k.kubectl, append([]string{"--kubeconfig", k.kubeconfig}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -3,7 +3,9 @@ package deploy
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,16 +22,18 @@ const (
 	imageName = "lifeboat"
 )
 
+// keyFile holds the key that encrypts generations, beside the overlay.
+const keyFile = "lifeboat.key"
+
 // kustomization is the part of kustomize's file format that an overlay of ours uses.
 type kustomization struct {
-	APIVersion         string           `json:"apiVersion"`
-	Kind               string           `json:"kind"`
-	Namespace          string           `json:"namespace"`
-	Resources          []string         `json:"resources"`
-	Images             []image          `json:"images"`
-	ConfigMapGenerator []generator      `json:"configMapGenerator"`
-	SecretGenerator    []generator      `json:"secretGenerator"`
-	GeneratorOptions   generatorOptions `json:"generatorOptions"`
+	APIVersion         string      `json:"apiVersion"`
+	Kind               string      `json:"kind"`
+	Namespace          string      `json:"namespace"`
+	Resources          []string    `json:"resources"`
+	Images             []image     `json:"images"`
+	ConfigMapGenerator []generator `json:"configMapGenerator"`
+	SecretGenerator    []generator `json:"secretGenerator"`
 }
 
 type image struct {
@@ -42,35 +46,31 @@ type image struct {
 type generator struct {
 	Name     string   `json:"name"`
 	Behavior string   `json:"behavior,omitempty"`
-	Literals []string `json:"literals"`
-}
-
-type generatorOptions struct {
-	DisableNameSuffixHash bool `json:"disableNameSuffixHash"`
+	Literals []string `json:"literals,omitempty"`
+	Files    []string `json:"files,omitempty"`
 }
 
 func overlayFolder(site Site) string {
 	return filepath.Join(site.Work, "overlay")
 }
 
-// writeOverlay writes a kustomization over manifests/base for this site and returns its folder. The key that encrypts
-// generations is drawn anew for each overlay: a test cluster has no older generations to read.
+// writeOverlay writes a kustomization over manifests/base for this site and returns its folder. A key that is there
+// already stays, so that a second installation can read what the first one wrote.
 func writeOverlay(site Site) (string, error) {
 	folder := overlayFolder(site)
 	base, err := filepath.Rel(folder, filepath.Join(site.Root, "manifests", "base"))
 	if err != nil {
 		return "", fmt.Errorf("find manifests from %s: %w", folder, err)
 	}
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		return "", fmt.Errorf("draw key: %w", err)
-	}
-	data, err := yaml.Marshal(overlayOf(site, base, base64.StdEncoding.EncodeToString(key)))
-	if err != nil {
-		return "", fmt.Errorf("encode overlay: %w", err)
-	}
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return "", fmt.Errorf("make %s: %w", folder, err)
+	}
+	if err := makeKey(filepath.Join(folder, keyFile)); err != nil {
+		return "", err
+	}
+	data, err := yaml.Marshal(overlayOf(site, base))
+	if err != nil {
+		return "", fmt.Errorf("encode overlay: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), data, 0o600); err != nil {
 		return "", fmt.Errorf("write overlay: %w", err)
@@ -78,8 +78,28 @@ func writeOverlay(site Site) (string, error) {
 	return folder, nil
 }
 
-func overlayOf(site Site, base, key string) kustomization {
-	return kustomization{
+// makeKey writes 32 random bytes in base64, unless the file exists.
+func makeKey(path string) error {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return fmt.Errorf("draw key: %w", err)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("create key: %w", err)
+	}
+	_, err = file.WriteString(base64.StdEncoding.EncodeToString(key))
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("write key: %w", err)
+	}
+	return nil
+}
+
+func overlayOf(site Site, base string) kustomization {
+	k := kustomization{
 		APIVersion: "kustomize.config.k8s.io/v1beta1",
 		Kind:       "Kustomization",
 		Namespace:  Namespace,
@@ -88,14 +108,19 @@ func overlayOf(site Site, base, key string) kustomization {
 		ConfigMapGenerator: []generator{{Name: configMap, Behavior: "merge", Literals: []string{
 			"LIFEBOAT_BUCKET=" + site.Bucket,
 			"LIFEBOAT_CLUSTER=test",
-			"LIFEBOAT_AWS_METADATA_ENDPOINT=" + site.MetadataEndpoint,
 		}}},
-		SecretGenerator: []generator{
-			{Name: s3Secret, Literals: []string{"AWS_ACCESS_KEY_ID=" + site.AccessKey, "AWS_SECRET_ACCESS_KEY=" + site.SecretKey}},
-			{Name: keySecret, Literals: []string{"key=" + key}},
-		},
-		GeneratorOptions: generatorOptions{DisableNameSuffixHash: true},
+		SecretGenerator: []generator{{Name: keySecret, Files: []string{"key=" + keyFile}}},
 	}
+	if site.MetadataEndpoint != "" {
+		config := &k.ConfigMapGenerator[0]
+		config.Literals = append(config.Literals, "LIFEBOAT_AWS_METADATA_ENDPOINT="+site.MetadataEndpoint)
+	}
+	if site.AccessKey != "" {
+		k.SecretGenerator = append(k.SecretGenerator, generator{Name: s3Secret, Literals: []string{
+			"AWS_ACCESS_KEY_ID=" + site.AccessKey, "AWS_SECRET_ACCESS_KEY=" + site.SecretKey,
+		}})
+	}
+	return k
 }
 
 // imageOf splits a reference the way kustomize wants it. The colon of a registry's port is no tag.

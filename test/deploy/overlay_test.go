@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"encoding/base64"
 	"os"
 	"path/filepath"
 	"testing"
@@ -39,10 +40,18 @@ func TestWriteOverlay(t *testing.T) {
 	require.Equal(t, Namespace, k.Namespace)
 	require.Contains(t, k.ConfigMapGenerator[0].Literals, "LIFEBOAT_BUCKET=file:///srv/lifeboat-bucket")
 	require.Contains(t, k.ConfigMapGenerator[0].Literals, "LIFEBOAT_AWS_METADATA_ENDPOINT=http://metadata")
-	require.Contains(t, k.SecretGenerator[0].Literals, "AWS_SECRET_ACCESS_KEY=secret")
-	require.Len(t, k.SecretGenerator[1].Literals[0], len("key=")+44, "32 bytes in base64")
-
-	again, err := writeOverlay(site)
+	require.Contains(t, k.SecretGenerator[1].Literals, "AWS_SECRET_ACCESS_KEY=secret")
+	key, err := os.ReadFile(filepath.Join(folder, keyFile))
 	require.NoError(t, err)
-	require.Equal(t, folder, again)
+	raw, err := base64.StdEncoding.DecodeString(string(key))
+	require.NoError(t, err)
+	require.Len(t, raw, 32)
+
+	site.AccessKey = ""
+	_, err = writeOverlay(site)
+	require.NoError(t, err)
+	again, err := os.ReadFile(filepath.Join(folder, keyFile))
+	require.NoError(t, err)
+	require.Equal(t, key, again, "a second installation reads what the first one wrote")
+	require.Len(t, overlayOf(site, "base").SecretGenerator, 1, "a file bucket wants no credentials")
 }

@@ -17,10 +17,22 @@ import (
 )
 
 func main() {
-	var o demo.Options
-	flag.StringVar(&o.Root, "root", ".", "the checkout")
-	flag.StringVar(&o.Store, "store", deploy.StoreS3, "where generations go: s3 (a real S3 server) or file (a folder that both nodes share)")
-	flag.BoolVar(&o.Keep, "keep", false, "leave the test bed up afterwards")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	root, err := deploy.Checkout()
+	if err != nil {
+		return err
+	}
+	o, stage := demo.Options{Root: root}, &demo.BedStage{Root: root}
+	flag.StringVar(&stage.Store, "store", deploy.StoreS3, "where generations go: s3 (a real S3 server) or file (a folder that both nodes share)")
+	flag.BoolVar(&stage.Keep, "keep", false, "leave the test bed up afterwards")
 	flag.DurationVar(&o.Window, "window", 2*time.Minute, "from the notice to the deadline")
 	flag.DurationVar(&o.Train, "train", 10*time.Second, "how long the job trains before the notice")
 	flag.IntVar(&o.Steps, "steps", 700, "how many steps the job takes")
@@ -28,10 +40,5 @@ func main() {
 	flag.Parse()
 	o.Live = term.IsTerminal(int(os.Stdout.Fd()))
 	o.Colour = o.Live && os.Getenv("NO_COLOR") == ""
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := demo.Run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1)
-	}
+	return demo.Run(ctx, o, stage, os.Stdout)
 }

@@ -1,0 +1,164 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/test/bed"
+)
+
+// Options of an installation on a test bed.
+type Options struct {
+	// Store is StoreS3 (the default) or StoreFile.
+	Store string
+	// Image is what BuildImage returned.
+	Image string
+	// MetadataEndpoint stands in place of the bed's own metadata service.
+	MetadataEndpoint string
+}
+
+// binaries are what the Dockerfile copies.
+var binaries = []string{"lifeboat-agent", "lifeboat-controller", "lifeboat-runtime"}
+
+// BuildImage builds the checkout's binaries and its Dockerfile and pushes the image to the bed.
+func BuildImage(ctx context.Context, c *bed.Cluster, progress io.Writer) (string, error) {
+	root, err := Checkout()
+	if err != nil {
+		return "", err
+	}
+	for _, name := range binaries {
+		if err := bed.BuildBinary(ctx, "./cmd/"+name, filepath.Join(root, "build", "bin", name)); err != nil {
+			return "", fmt.Errorf("build %s: %w", name, err)
+		}
+	}
+	image, err := c.BuildImage(ctx, progress, filepath.Join(root, "Dockerfile"), root, imageName)
+	if err != nil {
+		return "", fmt.Errorf("build the image: %w", err)
+	}
+	return image, nil
+}
+
+// Install puts Lifeboat onto the bed and waits until it is ready on both nodes. A second call changes what differs.
+func Install(ctx context.Context, c *bed.Cluster, o Options) (*Kube, error) {
+	site, err := siteOf(c, o)
+	if err != nil {
+		return nil, err
+	}
+	k, err := Connect(c.Kubeconfig, c.KubectlPath())
+	if err != nil {
+		return nil, err
+	}
+	return k, k.Apply(ctx, site)
+}
+
+// Uninstall takes Lifeboat off the bed's API. What the agent's init container put onto the nodes stays there.
+func Uninstall(ctx context.Context, c *bed.Cluster) error {
+	site, err := siteOf(c, Options{})
+	if err != nil {
+		return err
+	}
+	k, err := Connect(c.Kubeconfig, c.KubectlPath())
+	if err != nil {
+		return err
+	}
+	return k.Delete(ctx, site)
+}
+
+// siteOf gives each bed an overlay of its own, so that two checkouts and two beds of one do not collide.
+func siteOf(c *bed.Cluster, o Options) (Site, error) {
+	root, err := Checkout()
+	if err != nil {
+		return Site{}, err
+	}
+	site := Site{
+		Root: root, Work: filepath.Join(root, "build", "deploy", filepath.Base(c.Dir())),
+		Image: o.Image, MetadataEndpoint: o.MetadataEndpoint, Nodes: []string{"a", "b"},
+	}
+	switch o.Store {
+	case StoreFile:
+		site.Bucket = "file://" + bed.NodeSharedFolder
+	case StoreS3, "":
+		bucket := c.Bucket()
+		query := url.Values{"endpoint": {bucket.Endpoint}, "path-style": {"true"}, "region": {bucket.Region}}
+		site.Bucket = "s3://" + bucket.Name + "?" + query.Encode()
+		site.AccessKey, site.SecretKey = bucket.AccessKey, bucket.SecretKey
+	default:
+		return site, fmt.Errorf("store %q: want %s or %s", o.Store, StoreS3, StoreFile)
+	}
+	return site, nil
+}
+
+// Checkout finds the checkout that the working folder lies in.
+func Checkout() (string, error) {
+	folder, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find working folder: %w", err)
+	}
+	for at := folder; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, "manifests", "base")); err == nil {
+			return at, nil
+		}
+		if at == filepath.Dir(at) {
+			return "", fmt.Errorf("no folder above %s has manifests/base: run this inside a checkout of Lifeboat", folder)
+		}
+	}
+}
+
+// logsOf are the folders of a bed's state folder in which logs lie: those of the control plane, and of each node what
+// kubelet, containerd and pods wrote, and what agents and CRIU left on its disk.
+var logsOf = []string{"log", "nodes/*/log", "nodes/*/upper/var/log", "nodes/*/upper/var/lib/lifeboat"}
+
+// CollectLogs writes what a person needs to find out why something failed into the folder: logs of Lifeboat's pods,
+// Checkpoints, Events, pods, nodes, and every log file of the bed, CRIU's among them, also of a node that is dead. It
+// goes on past what cannot be had; the error joins all that was missing.
+func CollectLogs(ctx context.Context, c *bed.Cluster, folder string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var faults []error
+	k, err := Connect(c.Kubeconfig, c.KubectlPath())
+	if err == nil {
+		err = k.CollectLogs(ctx, folder)
+	}
+	faults = append(faults, err)
+	for _, pattern := range logsOf {
+		found, err := filepath.Glob(filepath.Join(c.Dir(), filepath.FromSlash(pattern)))
+		faults = append(faults, err)
+		for _, from := range found {
+			faults = append(faults, copyLogs(c.Dir(), from, filepath.Join(folder, "bed")))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// copyLogs copies the *.log files beneath a folder of base to the same place beneath to.
+func copyLogs(base, from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() || !strings.HasSuffix(path, ".log") {
+			return err
+		}
+		relative, err := filepath.Rel(base, path)
+		if err != nil {
+			return fmt.Errorf("copy log %s: %w", path, err)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("copy log: %w", err)
+		}
+		target := filepath.Join(to, relative)
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return fmt.Errorf("copy log: %w", err)
+		}
+		if err := os.WriteFile(target, data, 0o644); err != nil {
+			return fmt.Errorf("copy log: %w", err)
+		}
+		return nil
+	})
+}
