@@ -103,7 +103,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	own := kube.Node{Name: c.nodeName, Client: client}
 	a := &agent{config: c, log: log, health: newHealth(c.healthAddress), tainter: kube.NewTainter(own, log)}
 	a.evacuator = snapshot.New(snapshot.Options{
-		Runtime: runc, Files: &files.Reader{HostRoot: c.hostRoot}, Store: generations,
+		Runtime: runc, Files: files.New(c.hostRoot), Store: generations,
 		Journal:  &kube.Journal{Node: own, Checkpoints: points, Runtime: runc, Events: events},
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,

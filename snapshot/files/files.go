@@ -30,9 +30,13 @@ const (
 
 // Reader reads trees of containers of this node.
 type Reader struct {
-	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
-	HostRoot string
+	hostRoot string
+	// mountinfo is where the host's mounts are listed; /proc/1/mountinfo but in tests.
+	mountinfo string
 }
+
+// New returns a Reader for a host whose root this process sees at hostRoot.
+func New(hostRoot string) *Reader { return &Reader{hostRoot: hostRoot, mountinfo: "/proc/1/mountinfo"} }
 
 // Add implements snapshot.Files.
 func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.AddFunc) error {
@@ -41,7 +45,7 @@ func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.Add
 		return err
 	}
 	trees := []tree{{host: upper, root: layout.Layer, layer: true}}
-	mounts, err := layout.ReadStateMounts(filepath.Join(r.HostRoot, c.Bundle))
+	mounts, err := layout.ReadStateMounts(filepath.Join(r.hostRoot, c.Bundle))
 	if err != nil {
 		return err
 	}
@@ -52,7 +56,7 @@ func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.Add
 		trees = append(trees, tree{host: mounts.SHM, root: layout.SHM})
 	}
 	for _, t := range trees {
-		t.seen = filepath.Join(r.HostRoot, t.host)
+		t.seen = filepath.Join(r.hostRoot, t.host)
 		if err := t.add(ctx, add); err != nil {
 			return fmt.Errorf("read %s: %w", t.host, err)
 		}
@@ -62,7 +66,7 @@ func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.Add
 
 // upperDir finds the writable layer of the overlay mounted at rootfs, a host path.
 func (r *Reader) upperDir(rootfs string) (string, error) {
-	f, err := os.Open(filepath.Join(r.HostRoot, "/proc/1/mountinfo"))
+	f, err := os.Open(r.mountinfo)
 	if err != nil {
 		return "", fmt.Errorf("read mounts of the host: %w", err)
 	}
