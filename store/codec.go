@@ -1,6 +1,8 @@
 package store
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
@@ -34,32 +36,37 @@ func newDecoder(limit uint64) (*zstd.Decoder, error) {
 	return decoder, nil
 }
 
+// sizeField is the raw size in front of what compressAll writes, 8 bytes little-endian.
+const sizeField = 8
+
 func compressAll(plain []byte) ([]byte, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
 	defer encoder.Close()
-	return encoder.EncodeAll(plain, nil), nil
+	return encoder.EncodeAll(plain, binary.LittleEndian.AppendUint64(nil, uint64(len(plain)))), nil
 }
 
-// decompressAll takes one zstd frame that states its content size, at most limit.
 func decompressAll(packed []byte, limit uint64) ([]byte, error) {
-	var header zstd.Header
-	if err := header.Decode(packed); err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
+	if len(packed) < sizeField {
+		return nil, errors.New("decompress: too short")
 	}
-	if !header.HasFCS || header.FrameContentSize > limit {
-		return nil, fmt.Errorf("decompress: content size missing or above %d", limit)
+	size := binary.LittleEndian.Uint64(packed)
+	if size > limit {
+		return nil, fmt.Errorf("decompress: %d bytes, more than %d", size, limit)
 	}
 	decoder, err := newDecoder(limit)
 	if err != nil {
 		return nil, err
 	}
 	defer decoder.Close()
-	plain, err := decoder.DecodeAll(packed, make([]byte, 0, header.FrameContentSize))
+	plain, err := decoder.DecodeAll(packed[sizeField:], make([]byte, 0, size))
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	if uint64(len(plain)) != size {
+		return nil, fmt.Errorf("decompress: %d bytes, declared %d", len(plain), size)
 	}
 	return plain, nil
 }

@@ -154,8 +154,10 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 		return nil, fmt.Errorf("get %s: negative offset: %w", key, store.ErrInvalid)
 	}
 	if length == 0 {
-		_, err := b.Stat(ctx, key)
-		return io.NopCloser(bytes.NewReader(nil)), err
+		if _, err := b.Stat(ctx, key); err != nil {
+			return nil, err
+		}
+		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
 	var opts minio.GetObjectOptions
 	if err := setRange(&opts, offset, length); err != nil {
