@@ -1,0 +1,199 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/test/bed/internal/cgroup"
+	"github.com/lifeboat-dev/lifeboat/test/bed/internal/layout"
+	"github.com/lifeboat-dev/lifeboat/test/bed/internal/pidone"
+)
+
+const (
+	// metadataBasePort is the hub's port for the first node's own metadata service, where one is put in the place of
+	// the built-in one.
+	metadataBasePort = 7100
+	nodeTimeout      = 90 * time.Second
+	killTimeout      = 15 * time.Second
+)
+
+// nodeProcess is a node that has been started at least once. child is nil once it was killed.
+type nodeProcess struct {
+	child *pidone.Child
+	boots int
+	via   string
+}
+
+func findNode(name string) (layout.Node, int, error) {
+	for i, n := range layout.Nodes() {
+		if n.Name == name {
+			return n, i, nil
+		}
+	}
+	return layout.Node{}, 0, fmt.Errorf("no node %q in this bed", name)
+}
+
+// startNode starts a node that is not running. What had been announced to its former life is forgotten.
+func (s *supervisor) startNode(ctx context.Context, name string) error {
+	node, index, err := findNode(name)
+	if err != nil {
+		return err
+	}
+	s.nodesMu.Lock()
+	defer s.nodesMu.Unlock()
+	p := s.nodes[name]
+	if p == nil {
+		p = &nodeProcess{}
+		s.nodes[name] = p
+		if err := s.metadataFor(p, name, index); err != nil {
+			return err
+		}
+	}
+	if p.running() {
+		return fmt.Errorf("start node %s: it is running", name)
+	}
+	group := layout.CgroupName(s.Suffix, name)
+	if err := cgroup.Remove(ctx, group); err != nil {
+		return fmt.Errorf("start node %s: %w", name, err)
+	}
+	if err := cgroup.Create(group); err != nil {
+		return fmt.Errorf("start node %s: %w", name, err)
+	}
+	if err := os.MkdirAll(s.Dir.Node(name), 0o755); err != nil {
+		return fmt.Errorf("start node %s: %w", name, err)
+	}
+	if err := os.Remove(s.Dir.NodeNotices(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("start node %s: %w", name, err)
+	}
+	p.boots++
+	if err := s.launch(p, layout.NodeConfig{Config: s.Config, Node: node, Boot: p.boots, MetadataVia: p.via}); err != nil {
+		return fmt.Errorf("start node %s: %w", name, err)
+	}
+	return nil
+}
+
+func (p *nodeProcess) running() bool {
+	if p.child == nil {
+		return false
+	}
+	select {
+	case <-p.child.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// metadataFor opens the way to another metadata service, where one is named for the node.
+func (s *supervisor) metadataFor(p *nodeProcess, name string, index int) error {
+	target := s.Metadata[name]
+	if target == "" {
+		return nil
+	}
+	p.via = hostPort(layout.HubAddress, metadataBasePort+index)
+	return s.outward(p.via, target)
+}
+
+// launch starts the node's pid 1 in namespaces of its own, plugs its network in and hands it its configuration.
+func (s *supervisor) launch(p *nodeProcess, c layout.NodeConfig) error {
+	log, err := os.OpenFile(s.Dir.Log("node-"+c.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	in, out, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	p.child, err = s.reaper.Start(pidone.Spec{
+		Args: []string{s.BedBinary, "node-init"}, Env: []string{layout.Environment + "=" + s.Suffix}, Stdin: in, Output: log,
+		Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS |
+			syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID}})
+	in.Close()
+	if err != nil {
+		return err
+	}
+	link := "veth-" + c.Name
+	_ = s.reaper.Command("ip", "link", "del", link) // a killed node's link goes a moment after it
+	for _, command := range [][]string{
+		{"ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(p.child.PID)},
+		{"ip", "link", "set", link, "master", bridge, "up"},
+		{"ip", "route", "replace", c.PodRange, "via", c.Address},
+	} {
+		if err := s.reaper.Command(command...); err != nil {
+			p.child.Signal(syscall.SIGKILL)
+			return err
+		}
+	}
+	return json.NewEncoder(out).Encode(c)
+}
+
+// killNode ends a node as a power cut does: SIGKILL to its pid 1, and with it to all of its processes. A node that does
+// not run is no error.
+func (s *supervisor) killNode(ctx context.Context, name string) error {
+	if _, _, err := findNode(name); err != nil {
+		return err
+	}
+	s.nodesMu.Lock()
+	defer s.nodesMu.Unlock()
+	p := s.nodes[name]
+	if p == nil || !p.running() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	p.child.Signal(syscall.SIGKILL)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := cgroup.Kill(layout.CgroupName(s.Suffix, name)); err != nil {
+			return fmt.Errorf("kill node %s: %w", name, err)
+		}
+		select {
+		case <-p.child.Done():
+			_ = s.reaper.Command("ip", "link", "del", "veth-"+name)
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("kill node %s: %w", name, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// awaitNodes waits until every node has reported itself ready.
+func (s *supervisor) awaitNodes(ctx context.Context, since time.Time) error {
+	for _, n := range layout.Nodes() {
+		if err := s.awaitNode(ctx, n.Name, since); err != nil {
+			return err
+		}
+		s.progress("node %s ready after %.1f s", n.Name, time.Since(since).Seconds())
+	}
+	return nil
+}
+
+func (s *supervisor) awaitNode(ctx context.Context, name string, since time.Time) error {
+	api, err := s.api()
+	if err != nil {
+		return err
+	}
+	return await(ctx, "node "+name, nodeTimeout, func(ctx context.Context) error {
+		if !s.running(name) {
+			return fmt.Errorf("its pid 1 has ended, see %s", s.Dir.Log("node-"+name))
+		}
+		return api.nodeReady(ctx, name, since)
+	})
+}
+
+func (s *supervisor) running(name string) bool {
+	s.nodesMu.Lock()
+	defer s.nodesMu.Unlock()
+	p := s.nodes[name]
+	return p != nil && p.running()
+}
