@@ -1,0 +1,218 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// kubeletFinalizer keeps a deleted pod in the fake API as a kubelet would.
+const kubeletFinalizer = "test/kubelet"
+
+var (
+	identity = types.NamespacedName{Namespace: "work", Name: "train"}
+	errCrash = errors.New("the process died")
+)
+
+// world is an API server with nodes a and b, for one identity. Its writes pass through fault and are counted.
+type world struct {
+	t       *testing.T
+	raw     client.WithWatch
+	api     client.WithWatch
+	now     time.Time
+	uids    int
+	applied int
+	// fault is asked before and after every write of the controller; an error is a crash at that point.
+	fault func(applied bool) error
+	// budgetBlocks makes evictions end in 429.
+	budgetBlocks bool
+	// created are the pods that the controller created, evictions the UIDs it evicted.
+	created   []*corev1.Pod
+	evictions []types.UID
+}
+
+func newWorld(t *testing.T) *world {
+	scheme, err := NewScheme()
+	require.NoError(t, err)
+	w := &world{t: t, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
+	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).Build()
+	w.api = interceptor.NewClient(w.raw, interceptor.Funcs{
+		Create: w.create, Delete: w.remove, Patch: w.patch, SubResourcePatch: w.patchStatus, SubResourceCreate: w.evict,
+	})
+	for _, name := range []string{"a", "b"} {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1alpha1.LabelRuntimeReady: "true"}}}
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		require.NoError(t, w.raw.Create(t.Context(), node))
+	}
+	return w
+}
+
+func (w *world) reconciler() *Reconciler {
+	return &Reconciler{Client: w.api, Live: w.api, Now: func() time.Time { return w.now }, Instance: "test"}
+}
+
+func (w *world) write(do func() error) error {
+	if err := w.fault(false); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	w.applied++
+	return w.fault(true)
+}
+
+func (w *world) uid() types.UID {
+	w.uids++
+	return types.UID(fmt.Sprintf("uid-%d", w.uids))
+}
+
+func (w *world) create(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+	return w.write(func() error {
+		o.SetUID(w.uid())
+		pod, isPod := o.(*corev1.Pod)
+		if isPod {
+			o.SetCreationTimestamp(metav1.NewTime(w.now))
+			controllerutil.AddFinalizer(o, kubeletFinalizer)
+		}
+		if err := c.Create(ctx, o, opts...); err != nil {
+			return err
+		}
+		if isPod {
+			require.NotNil(w.t, w.checkpoint().Status.WaitingGeneration(), "a replacement before release or after a claim")
+			w.created = append(w.created, pod.DeepCopy())
+		}
+		return nil
+	})
+}
+
+// remove is the API server's delete with the kubelet's finalizer: a grace of zero takes the pod away at once.
+func (w *world) remove(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+	return w.write(func() error {
+		options := (&client.DeleteOptions{}).ApplyOptions(opts)
+		pod, isPod := o.(*corev1.Pod)
+		if !isPod {
+			return c.Delete(ctx, o, opts...)
+		}
+		return w.deletePod(ctx, pod, options.GracePeriodSeconds, options.Preconditions)
+	})
+}
+
+func (w *world) deletePod(ctx context.Context, o *corev1.Pod, grace *int64, only *metav1.Preconditions) error {
+	pod := &corev1.Pod{}
+	if err := w.raw.Get(ctx, client.ObjectKeyFromObject(o), pod); err != nil {
+		return err
+	}
+	require.NotNil(w.t, only, "removal without a UID")
+	if *only.UID != pod.UID {
+		return apierrors.NewConflict(corev1.Resource("pods"), pod.Name, errors.New("UID differs"))
+	}
+	if err := w.raw.Delete(ctx, pod); err != nil {
+		return err
+	}
+	if *grace == 0 {
+		w.kubelet()
+	}
+	return nil
+}
+
+// kubelet lets go of a pod that is being deleted.
+func (w *world) kubelet() {
+	pod := w.pod()
+	if pod != nil && pod.DeletionTimestamp != nil {
+		controllerutil.RemoveFinalizer(pod, kubeletFinalizer)
+		require.NoError(w.t, w.raw.Update(w.t.Context(), pod))
+	}
+}
+
+func (w *world) patch(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+	return w.write(func() error { return c.Patch(ctx, o, p, opts...) })
+}
+
+func (w *world) patchStatus(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+	return w.write(func() error {
+		data, err := p.Data(o)
+		require.NoError(w.t, err)
+		require.Contains(w.t, string(data), `"resourceVersion"`, "a status write without its version loses updates")
+		if err := c.SubResource(sub).Patch(ctx, o, p, opts...); err != nil {
+			return err
+		}
+		for _, have := range w.checkpoint().Status.Conditions {
+			require.True(w.t, v1alpha1.KnownReason(have.Type, have.Reason), "%s/%s", have.Type, have.Reason)
+		}
+		return nil
+	})
+}
+
+func (w *world) evict(ctx context.Context, _ client.Client, sub string, o, body client.Object, _ ...client.SubResourceCreateOption) error {
+	require.Equal(w.t, "eviction", sub)
+	return w.write(func() error {
+		if w.budgetBlocks {
+			return apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
+		}
+		options := body.(*policyv1.Eviction).DeleteOptions
+		w.evictions = append(w.evictions, o.GetUID())
+		return w.deletePod(ctx, o.(*corev1.Pod), options.GracePeriodSeconds, options.Preconditions)
+	})
+}
+
+func (w *world) pod() *corev1.Pod {
+	pod, err := get(context.Background(), w.raw, identity, &corev1.Pod{})
+	require.NoError(w.t, err)
+	return pod
+}
+
+func (w *world) checkpoint() *v1alpha1.Checkpoint {
+	ck, err := get(context.Background(), w.raw, identity, &v1alpha1.Checkpoint{})
+	require.NoError(w.t, err)
+	return ck
+}
+
+// reasons lists the reasons of all events on one kind of object.
+func (w *world) reasons(kind string) []string {
+	var list eventsv1.EventList
+	require.NoError(w.t, w.raw.List(w.t.Context(), &list))
+	var out []string
+	for i := range list.Items {
+		if list.Items[i].Regarding.Kind == kind {
+			out = append(out, list.Items[i].Reason)
+		}
+	}
+	return out
+}
+
+// settle reconciles until nothing more is asked for. A crash starts a new process; time passes as the reconciler asks.
+func (w *world) settle() {
+	for range 60 {
+		before := w.applied
+		result, err := w.reconciler().Reconcile(w.t.Context(), ctrl.Request{NamespacedName: identity})
+		switch {
+		case errors.Is(err, errCrash):
+			continue
+		case err != nil:
+			require.NoError(w.t, err)
+		case result.RequeueAfter > 0:
+			w.now = w.now.Add(result.RequeueAfter)
+		case w.applied == before:
+			return
+		}
+	}
+	require.Fail(w.t, "the reconciler never comes to rest")
+}
