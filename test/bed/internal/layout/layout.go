@@ -164,8 +164,8 @@ type Config struct {
 type NodeConfig struct {
 	Config
 	Node
-	// Boot numbers the starts of the node, from 1.
-	Boot int
+	// BootID is new at every start, as a kernel's is.
+	BootID string
 	// MetadataVia is where metadata requests are passed on to; empty means the built-in service.
 	MetadataVia string
 }

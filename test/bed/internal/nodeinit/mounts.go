@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,7 +64,9 @@ func kernelMounts(_ layout.NodeConfig, root string) error {
 }
 
 func tunableMounts(c layout.NodeConfig, root string) error {
-	for name, value := range tunables {
+	values := maps.Clone(tunables)
+	values["kernel/random/boot_id"] = c.BootID // the kubelet reports a reboot by it
+	for name, value := range values {
 		file := c.Dir.Node(c.Name, "boot", strings.ReplaceAll(name, "/", "_"))
 		if err := os.WriteFile(file, []byte(value+"\n"), 0o644); err != nil {
 			return err

@@ -146,7 +146,7 @@ func (n *node) serve(ctx context.Context) error {
 		}
 		return n.services[kubelet].Run(ctx)
 	})
-	n.log.Info().Str("node", n.Name).Int("boot", n.Boot).Msg("node up")
+	n.log.Info().Str("node", n.Name).Str("boot", n.BootID).Msg("node up")
 	return g.Wait()
 }
 

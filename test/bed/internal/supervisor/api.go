@@ -37,30 +37,27 @@ func (a *apiClient) get(ctx context.Context, path string, v any) error {
 	return get(ctx, a.http, "https://"+hostPort(layout.HubAddress, layout.APIPort)+path, v)
 }
 
-// nodeReady is nil when the kubelet has reported the node ready since the given time.
-func (a *apiClient) nodeReady(ctx context.Context, name string, since time.Time) error {
+// nodeReady is nil when the kubelet has reported the node ready since the boot of that id.
+func (a *apiClient) nodeReady(ctx context.Context, name, bootID string) error {
 	var node struct {
 		Status struct {
-			Conditions []struct {
-				Type, Status, Message string
-				LastHeartbeatTime     time.Time
-			}
+			NodeInfo   struct{ BootID string }
+			Conditions []struct{ Type, Status, Message string }
 		}
 	}
 	if err := a.get(ctx, "/api/v1/nodes/"+name, &node); err != nil {
 		return err
 	}
+	if node.Status.NodeInfo.BootID != bootID {
+		return fmt.Errorf("node %s has not reported yet", name)
+	}
 	for _, c := range node.Status.Conditions {
-		if c.Type != "Ready" {
-			continue
+		if c.Type == "Ready" && c.Status == "True" {
+			return nil
 		}
-		if c.LastHeartbeatTime.Before(since.Truncate(time.Second)) {
-			return fmt.Errorf("node %s has not reported yet", name)
-		}
-		if c.Status != "True" {
+		if c.Type == "Ready" {
 			return fmt.Errorf("node %s is not ready: %s", name, c.Message)
 		}
-		return nil
 	}
 	return fmt.Errorf("node %s has no Ready condition yet", name)
 }

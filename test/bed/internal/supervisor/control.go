@@ -34,11 +34,10 @@ func (s *supervisor) serveControl(ctx context.Context) error {
 	}
 	handle("/nodes/{name}/kill", s.killNode)
 	handle("/nodes/{name}/start", func(_ context.Context, name string) error {
-		since := time.Now()
 		if err := s.startNode(ctx, name); err != nil {
 			return err
 		}
-		return s.awaitNode(ctx, name, since)
+		return s.awaitNode(ctx, name)
 	})
 	handle("/bucket/stop", func(context.Context, string) error {
 		return s.withBucket(func() { s.bucket.Stop(syscall.SIGKILL) })

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/lifeboat-dev/lifeboat/test/bed/internal/cgroup"
 	"github.com/lifeboat-dev/lifeboat/test/bed/internal/layout"
 	"github.com/lifeboat-dev/lifeboat/test/bed/internal/pidone"
@@ -25,9 +27,9 @@ const (
 
 // nodeProcess is a node that has been started at least once. child is nil once it was killed.
 type nodeProcess struct {
-	child *pidone.Child
-	boots int
-	via   string
+	child  *pidone.Child
+	bootID string
+	via    string
 }
 
 func findNode(name string) (layout.Node, int, error) {
@@ -71,8 +73,8 @@ func (s *supervisor) startNode(ctx context.Context, name string) error {
 	if err := os.Remove(s.Dir.NodeNotices(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("start node %s: %w", name, err)
 	}
-	p.boots++
-	if err := s.launch(p, layout.NodeConfig{Config: s.Config, Node: node, Boot: p.boots, MetadataVia: p.via}); err != nil {
+	p.bootID = uuid.NewString()
+	if err := s.launch(p, layout.NodeConfig{Config: s.Config, Node: node, BootID: p.bootID, MetadataVia: p.via}); err != nil {
 		return fmt.Errorf("start node %s: %w", name, err)
 	}
 	return nil
@@ -170,7 +172,7 @@ func (s *supervisor) killNode(ctx context.Context, name string) error {
 // awaitNodes waits until every node has reported itself ready.
 func (s *supervisor) awaitNodes(ctx context.Context, since time.Time) error {
 	for _, n := range layout.Nodes() {
-		if err := s.awaitNode(ctx, n.Name, since); err != nil {
+		if err := s.awaitNode(ctx, n.Name); err != nil {
 			return err
 		}
 		s.progress("node %s ready after %.1f s", n.Name, time.Since(since).Seconds())
@@ -178,22 +180,27 @@ func (s *supervisor) awaitNodes(ctx context.Context, since time.Time) error {
 	return nil
 }
 
-func (s *supervisor) awaitNode(ctx context.Context, name string, since time.Time) error {
+// awaitNode waits until the node's latest start has reported itself ready.
+func (s *supervisor) awaitNode(ctx context.Context, name string) error {
 	api, err := s.api()
 	if err != nil {
 		return err
 	}
 	return await(ctx, "node "+name, nodeTimeout, func(ctx context.Context) error {
-		if !s.running(name) {
+		bootID, running := s.boot(name)
+		if !running {
 			return fmt.Errorf("its pid 1 has ended, see %s", s.Dir.Log("node-"+name))
 		}
-		return api.nodeReady(ctx, name, since)
+		return api.nodeReady(ctx, name, bootID)
 	})
 }
 
-func (s *supervisor) running(name string) bool {
+func (s *supervisor) boot(name string) (id string, running bool) {
 	s.nodesMu.Lock()
 	defer s.nodesMu.Unlock()
 	p := s.nodes[name]
-	return p != nil && p.running()
+	if p == nil {
+		return "", false
+	}
+	return p.bootID, p.running()
 }
