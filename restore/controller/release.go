@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -17,7 +18,8 @@ import (
 const (
 	// releaseGraceSeconds is the grace of the eviction: the source is frozen and cannot use any.
 	releaseGraceSeconds = 1
-	// forceAfter is how long the source's kubelet has to confirm the eviction.
+	// forceAfter is how long the source's kubelet has to confirm the eviction. Conditions count whole seconds, so it
+	// may be up to one less.
 	forceAfter = 5 * time.Second
 )
 
@@ -62,10 +64,18 @@ func removal(s *v1alpha1.CheckpointStatus) (begun time.Time, forced bool) {
 	return c.LastTransitionTime.Time, c.Reason == v1alpha1.ReasonForcedRemoval
 }
 
+// setReleased writes the condition with the Reconciler's own clock, by which removal's beginning is judged.
+func (r *Reconciler) setReleased(s *v1alpha1.CheckpointStatus, status metav1.ConditionStatus, reason, message string) bool {
+	return meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReleased, Status: status, Reason: reason, Message: message,
+		LastTransitionTime: metav1.NewTime(r.Now()),
+	})
+}
+
 // beginEviction records the beginning, so that the time to force survives a crash, then evicts.
 func (r *Reconciler) beginEviction(ctx context.Context, o *observation) (verdict, error) {
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
-		return s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionFalse, v1alpha1.ReasonEvicting,
+		return r.setReleased(s, metav1.ConditionFalse, v1alpha1.ReasonEvicting,
 			fmt.Sprintf("removing source pod %s from node %s", s.Generation.PodUID, s.Generation.NodeName))
 	})
 	if err != nil {
@@ -98,7 +108,7 @@ func (r *Reconciler) evict(ctx context.Context, pod *corev1.Pod) error {
 // remove takes the pod object away without its kubelet's word.
 func (r *Reconciler) remove(ctx context.Context, o *observation, why string) (verdict, error) {
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
-		return s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionFalse, v1alpha1.ReasonForcedRemoval,
+		return r.setReleased(s, metav1.ConditionFalse, v1alpha1.ReasonForcedRemoval,
 			why+": removing the pod object; its frozen process never runs again")
 	})
 	if err != nil {
@@ -133,7 +143,7 @@ func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, err
 		}
 		now := metav1.NewMicroTime(r.Now())
 		s.Timeline.Released = &now
-		s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionTrue, reason, message)
+		r.setReleased(s, metav1.ConditionTrue, reason, message)
 		return true
 	})
 	if err == nil {

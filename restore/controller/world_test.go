@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -19,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
@@ -27,6 +30,8 @@ import (
 const kubeletFinalizer = "test/kubelet"
 
 var (
+	testScheme = sync.OnceValues(NewScheme)
+
 	identity = types.NamespacedName{Namespace: "work", Name: "train"}
 	errCrash = errors.New("the process died")
 )
@@ -49,8 +54,9 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	scheme, err := NewScheme()
+	scheme, err := testScheme()
 	require.NoError(t, err)
+	log.SetLogger(logr.Discard())
 	w := &world{t: t, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
 	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).Build()
 	w.api = interceptor.NewClient(w.raw, interceptor.Funcs{

@@ -1,0 +1,162 @@
+package controller
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// The rule of docs/operations.md: a deletion with no interruption under way ends the protection; one after the notice
+// counts as a drain and is followed by the replacement.
+func TestWhatADeletionMeans(t *testing.T) {
+	for name, tc := range map[string]struct {
+		do func(*world)
+		// kept: the Checkpoint is still there; replaced: a replacement was created; reason: of Protectable, where kept.
+		kept, replaced bool
+		reason         string
+	}{
+		"by the user, no interruption": {func(w *world) {
+			w.deleteBy(false)
+			w.settle()
+			w.vanish()
+		}, false, false, ""},
+		"by the user, the notice comes while the pod ends": {func(w *world) {
+			w.deleteBy(false)
+			w.settle()
+			w.notice()
+			w.commit()
+			w.settle()
+			w.vanish()
+		}, false, false, ""},
+		"by a drain, the notice comes while the pod ends": {func(w *world) {
+			w.deleteBy(true)
+			w.settle()
+			w.notice()
+			w.settle()
+			w.commit()
+		}, true, true, v1alpha1.ReasonProtected},
+		"by a drain, no notice": {func(w *world) {
+			w.deleteBy(true)
+			w.settle()
+			w.vanish()
+		}, false, false, ""},
+		"by the user, after the notice": {func(w *world) {
+			w.notice()
+			w.deleteBy(false)
+			w.settle()
+			w.commit()
+		}, true, true, v1alpha1.ReasonProtected},
+		"pod gone before the commit": {func(w *world) {
+			w.notice()
+			w.vanish()
+			w.settle()
+			require.Equal(w.t, v1alpha1.ReasonPodLost, w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable).Reason)
+			w.commit()
+		}, true, true, v1alpha1.ReasonPodLost},
+		"pod gone after a failed dump": {func(w *world) {
+			w.notice()
+			w.dumpFails()
+			w.vanish()
+		}, true, false, v1alpha1.ReasonPodLost},
+		"pod succeeds": {func(w *world) {
+			w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+		}, true, false, v1alpha1.ReasonPodEnded},
+		"pod succeeds and is deleted": {func(w *world) {
+			w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+			w.settle()
+			w.vanish()
+		}, false, false, ""},
+		"label removed": {func(w *world) {
+			w.changePod(func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelProtect) })
+		}, false, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.userCreates()
+			w.settle()
+			tc.do(w)
+			w.settle()
+			w.kubelet()
+			w.settle()
+			require.Equal(t, tc.kept, w.checkpoint() != nil)
+			require.Equal(t, tc.replaced, len(w.created) == 1)
+			if tc.kept {
+				require.Equal(t, tc.reason, w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable).Reason)
+			}
+		})
+	}
+}
+
+func TestARestoredPodEndsForGood(t *testing.T) {
+	for name, end := range map[string]func(*world){
+		"succeeds": func(w *world) {
+			w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+			w.settle()
+			w.vanish()
+		},
+		"is deleted":                    func(w *world) { w.deleteBy(false); w.settle(); w.vanish() },
+		"is gone before anybody looked": func(w *world) { w.vanish() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.userCreates()
+			w.interrupt("b")
+			end(w)
+			w.settle()
+			require.Nil(t, w.checkpoint())
+			require.Len(t, w.created, 1)
+		})
+	}
+}
+
+func TestTheClaimingPodLeavesBeforeItRuns(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	w.notice()
+	w.commit()
+	w.settle()
+	w.kubelet()
+	w.settle()
+	w.claim("b")
+	w.settle()
+	w.vanish()
+	w.settle()
+	c := w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable)
+	require.Equal(t, v1alpha1.ReasonPodLost, c.Reason)
+	require.Contains(t, c.Message, "claimed generation 1 on node b")
+	require.Len(t, w.created, 1, "a generation is claimed once")
+}
+
+func TestAnotherPodUnderTheNameIsAnotherJob(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	before := w.checkpoint().UID
+	w.vanish()
+	next := w.userCreates(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "train:2" })
+	w.settle()
+	after := w.checkpoint()
+	require.NotEqual(t, before, after.UID)
+	require.Equal(t, next.UID, after.Status.Pod.UID)
+	require.Contains(t, string(after.Spec.Template.Raw), "train:2")
+}
+
+// The process died between the two writes that make a Checkpoint, and the pod was made anew before the next look.
+func TestATemplateOfAnEarlierPodIsRenewed(t *testing.T) {
+	w := newWorld(t)
+	template, err := TemplateOf(bare())
+	require.NoError(t, err)
+	require.NoError(t, w.raw.Create(t.Context(), &v1alpha1.Checkpoint{
+		ObjectMeta: metav1.ObjectMeta{Namespace: identity.Namespace, Name: identity.Name},
+		Spec:       v1alpha1.CheckpointSpec{Identity: v1alpha1.Identity{Kind: "Pod", Name: identity.Name}, Template: template},
+	}))
+	w.userCreates(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "train:2" })
+	w.settle()
+	require.Contains(t, string(w.checkpoint().Spec.Template.Raw), "train:2")
+	require.True(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionProtectable))
+}

@@ -1,0 +1,111 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+func unreachable(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }
+
+func TestRelease(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before    func(*world)
+		kubelet   bool
+		evictions int
+		reason    string
+		within    time.Duration
+	}{
+		"the kubelet confirms":       {nil, true, 1, v1alpha1.ReasonSourceGone, time.Second},
+		"a disruption budget blocks": {func(w *world) { w.budgetBlocks = true }, true, 0, v1alpha1.ReasonSourceGone, time.Second},
+		"the kubelet is silent":      {nil, false, 1, v1alpha1.ReasonForcedRemoval, 7 * time.Second},
+		"the node is unreachable":    {func(w *world) { w.setNode("a", unreachable) }, false, 0, v1alpha1.ReasonForcedRemoval, time.Second},
+		"the node is gone": {func(w *world) {
+			node := &corev1.Node{}
+			require.NoError(w.t, w.raw.Get(w.t.Context(), client.ObjectKey{Name: "a"}, node))
+			require.NoError(w.t, w.raw.Delete(w.t.Context(), node))
+		}, false, 0, v1alpha1.ReasonForcedRemoval, time.Second},
+		"the pod is gone already": {func(w *world) { w.vanish() }, false, 0, v1alpha1.ReasonSourceGone, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			source := w.userCreates()
+			w.settle()
+			w.notice()
+			w.commit()
+			if tc.before != nil {
+				tc.before(w)
+			}
+			start := w.now
+			if tc.kubelet {
+				_, err := w.reconciler().Reconcile(t.Context(), request())
+				require.NoError(t, err)
+				require.NotNil(t, w.pod().DeletionTimestamp)
+				require.False(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionReleased))
+				w.kubelet()
+			}
+			w.settle()
+			released := w.checkpoint().Status.Condition(v1alpha1.ConditionReleased)
+			require.Equal(t, tc.reason, released.Reason)
+			require.NotNil(t, w.checkpoint().Status.Timeline.Released)
+			require.LessOrEqual(t, w.now.Sub(start), tc.within)
+			require.Len(t, w.evictions, tc.evictions)
+			for _, uid := range w.evictions {
+				require.Equal(t, source.UID, uid)
+			}
+			require.Len(t, w.created, 1)
+		})
+	}
+}
+
+func TestNothingIsReleasedWithoutADurableFinalGenerationOfThisPod(t *testing.T) {
+	for name, change := range map[string]func(*v1alpha1.CheckpointStatus){
+		"not final": func(s *v1alpha1.CheckpointStatus) { s.Generation.Final = false },
+		"not durable": func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionDurable, "False", v1alpha1.ReasonBucketFailed, "")
+		},
+		"not evacuated": func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionEvacuated, "Unknown", v1alpha1.ReasonEvacuating, "")
+		},
+		"dump failed": func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionEvacuated, "False", v1alpha1.ReasonDumpFailed, "")
+		},
+		"another pod's": func(s *v1alpha1.CheckpointStatus) { s.Generation.PodUID = "other" },
+		"another pod's, with its timeline": func(s *v1alpha1.CheckpointStatus) {
+			s.Generation.PodUID, s.Timeline.PodUID = "other", "other"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.userCreates()
+			w.settle()
+			w.notice()
+			w.commit()
+			w.agentWrites(change)
+			w.settle()
+			require.Nil(t, w.pod().DeletionTimestamp)
+			require.Empty(t, w.evictions)
+			require.Empty(t, w.created)
+			require.Nil(t, w.checkpoint().Status.Condition(v1alpha1.ConditionReleased))
+		})
+	}
+}
+
+// The second interruption of an identity finds Released=True of the first.
+func TestAnOldReleaseDoesNotCount(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.interrupt("b")
+	w.notice()
+	w.commit()
+	_, err := w.reconciler().Reconcile(t.Context(), request())
+	require.NoError(t, err)
+	require.False(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionReleased))
+	require.Len(t, w.created, 1)
+	require.Equal(t, w.pod().UID, w.evictions[len(w.evictions)-1])
+}
