@@ -27,9 +27,9 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 		return e.finish(ctx, t, committed, m)
 	case errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
-	case notice != nil && notice.Action.Evacuates(), !heard && time.Until(t.Deadline) > e.options.Margin:
+	case (notice != nil && notice.Action.Evacuates() || !heard) && time.Until(m.Deadline) > e.options.Margin:
 		return e.evacuate(ctx, t, m)
-	case err != nil && time.Until(t.Deadline) > 0:
+	case err != nil && time.Until(m.Deadline) > 0:
 		return fmt.Errorf("settle pod %s/%s: whether it may run is not known until its deadline: %w", t.Namespace, t.Pod, err)
 	}
 	// This write fences: a late Journal.Final of the earlier life finds the Checkpoint changed and fails.

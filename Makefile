@@ -1,0 +1,42 @@
+# Lifeboat. `make` alone prints what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One set of flags for builds, vet and tests, so that the build cache serves them all.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
+
+STORE ?= s3
+BIN := build/bin
+BUILD := go build -ldflags "-s -w"
+
+.PHONY: help build lint test demo bench cluster cluster-down deps clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the product's static binaries and the test bed's command into build/bin
+	@mkdir -p $(BIN)
+	$(BUILD) -o $(BIN)/ ./cmd/... ./test/bed/cmd/bed ./test/demo/cmd/demo
+
+lint: ## hold format, layers, sizes and comments (.depguard.yaml, revive.toml, staticcheck, vet)
+	@test/lint/run
+
+test: deps build lint ## everything: lint, unit tests, tests with root and CRIU, the whole path on the test bed
+	@test/run
+
+demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
+	@$(BIN)/demo --store $(STORE)
+
+cluster: deps build ## bring up the two-node test bed, leave it up, and say how to use it
+	@$(BIN)/bed up
+
+cluster-down: build ## end the test bed and remove everything of it
+	@$(BIN)/bed down
+
+deps: build ## install the Debian packages that the test bed needs and the machine lacks
+	@$(BIN)/bed deps
+
+clean: ## remove what was built here (caches outside of the checkout stay)
+	rm -rf build
