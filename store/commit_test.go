@@ -25,7 +25,7 @@ func twoPacks(seed byte) []sample {
 // Crash windows of a write: whatever call the process dies at, before or after it has landed, what was committed opens
 // whole, and the next writer of the same number goes on.
 func TestCrashAtEveryCall(t *testing.T) {
-	older, dying, next := twoPacks(1), twoPacks(2), twoPacks(3)
+	older, dying, next := smallSamples(), twoPacks(2), []sample{file("next", random(3, 100))}
 	for _, first := range []bool{true, false} {
 		number := int64(2)
 		if first {

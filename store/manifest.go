@@ -64,7 +64,7 @@ func manifestEnvelope(number, epoch int64) envelope {
 	return envelope{magic: "LBMF", purpose: "manifest", place: []int64{number, epoch}, corrupt: ErrManifestCorrupt}
 }
 
-func (m *manifest) seal(keys *targetKeys) ([]byte, error) {
+func (m *manifest) encode() []byte {
 	var w wireWriter
 	m.encodeMeta(&w)
 	w.uint(uint64(len(m.packs)))
@@ -75,11 +75,16 @@ func (m *manifest) seal(keys *targetKeys) ([]byte, error) {
 	for i := range m.records {
 		m.records[i].encode(&w)
 	}
-	if len(w.buf) > maxManifestPlain {
+	return w.buf
+}
+
+func (m *manifest) seal(keys *targetKeys) ([]byte, error) {
+	plain := m.encode()
+	if len(plain) > maxManifestPlain {
 		return nil, fmt.Errorf("encode manifest: %d bytes, more than the %d that one may have: protect less, "+
-			"or fewer files: %w", len(w.buf), maxManifestPlain, ErrInvalid)
+			"or fewer files: %w", len(plain), maxManifestPlain, ErrInvalid)
 	}
-	packed, err := compressAll(w.buf)
+	packed, err := compressAll(plain)
 	if err != nil {
 		return nil, err
 	}

@@ -232,22 +232,30 @@ func readPackFooter(body []byte) (*packInfo, error) {
 	if err := p.verify(body); err != nil {
 		return nil, err
 	}
+	if err := p.readIndex(body); err != nil {
+		return nil, fmt.Errorf("%w: footer: %w", ErrPackCorrupt, err)
+	}
+	return p, nil
+}
+
+// readIndex takes the frames from the footer of a pack's bytes, at least header and tail.
+func (p *packInfo) readIndex(body []byte) error {
 	tail := body[len(body)-packTail:]
 	count := int64(binary.LittleEndian.Uint32(tail))
 	index := int64(len(body)) - packTail - count*indexLine
 	if string(tail[4:8]) != tailMagic || count > maxFrames || index < packHeader {
-		return nil, fmt.Errorf("%w: footer malformed", ErrPackCorrupt)
+		return errors.New("malformed")
 	}
 	for line := body[index : len(body)-packTail]; len(line) > 0; line = line[indexLine:] {
 		stored, raw := binary.LittleEndian.Uint32(line[1:]), binary.LittleEndian.Uint32(line[5:])
 		if err := p.append(codec(line[0]), int64(stored), int64(raw)); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrPackCorrupt, err)
+			return err
 		}
 	}
 	if p.size = p.end(); p.size != int64(len(body)) {
-		return nil, fmt.Errorf("%w: index and size differ", ErrPackCorrupt)
+		return errors.New("index and size differ")
 	}
-	return p, nil
+	return nil
 }
 
 // verify compares the checksum of a pack's bytes with both the one that is known and the one that it bears.
