@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/lifeboat-dev/lifeboat/test/bed/internal/oci"
@@ -20,69 +22,79 @@ import (
 const baseImage = "docker.io/library/debian:" + suite + "-slim"
 
 // BuildImage builds a Dockerfile with buildah and pushes the result. Its FROM must be debian:forky-slim. RUN may use the
-// network; finished steps are kept and used again. Names and the result are as in PushRootfs.
+// network; finished steps are kept and used again. Builds on one machine wait for each other. Names and the result are
+// as in PushRootfs.
 func (c *Cluster) BuildImage(ctx context.Context, progress io.Writer, dockerfile, contextDir, imageName string) (ref string, err error) {
 	p := newReporter(progress)
 	if err := ensurePackages(ctx, p); err != nil {
 		return "", err
 	}
-	b, err := newBuilder(ctx, p)
+	root, err := debianTar(ctx, p, nil)
 	if err != nil {
 		return "", err
 	}
-	tmp, err := os.MkdirTemp(c.dir.Path("tmp"), "image-")
+	cache, err := CacheDir()
 	if err != nil {
-		return "", fmt.Errorf("build %s: %w", imageName, err)
+		return "", err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	local := "localhost/bed-" + key(string(c.dir), imageName)
+	b := &builder{dir: filepath.Join(cache, "buildah")}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := waitLock(ctx, filepath.Join(b.dir, "lock"), func() { p.say("waiting for another image build") })
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := b.importBase(ctx, p, root); err != nil {
+		return "", err
+	}
+	built := "localhost/bed-" + key(string(c.dir), imageName)
 	err = p.long("building image "+imageName, func() error {
 		return run(b.command(ctx, "bud", "--isolation", "chroot", "--layers", "--pull=never", "--format", "oci",
-			"--tag", local, "--file", dockerfile, contextDir))
+			"--tag", built, "--file", dockerfile, contextDir))
 	})
 	if err != nil {
 		return "", err
 	}
-	archive := filepath.Join(tmp, "image.tar")
 	err = p.long("pushing image "+imageName, func() error {
-		if err := run(b.command(ctx, "push", "--quiet", local, "oci-archive:"+archive)); err != nil {
-			return err
-		}
-		ref, err = c.PushArchive(ctx, imageName, archive)
+		ref, err = c.pushBuilt(ctx, b, built, imageName)
 		return err
 	})
 	return ref, err
 }
 
+// pushBuilt copies an image from buildah's store to the bed's registry: first under a tag that nobody knows, to send the
+// layers that are missing there, then under the name that was asked for.
+func (c *Cluster) pushBuilt(ctx context.Context, b *builder, built, imageName string) (string, error) {
+	tag, err := name.NewTag(local(c.state.RegistryPort)+"/"+strings.TrimPrefix(built, "localhost/")+":built", name.Insecure)
+	if err != nil {
+		return "", err
+	}
+	if err := run(b.command(ctx, "push", "--quiet", "--tls-verify=false", "--disable-compression", built, "docker://"+tag.String())); err != nil {
+		return "", err
+	}
+	img, err := remote.Image(tag, remote.WithContext(ctx))
+	if err != nil {
+		return "", fmt.Errorf("read back %s: %w", tag, err)
+	}
+	return c.push(ctx, imageName, img)
+}
+
 // builder runs buildah with an image store in the cache.
 type builder struct{ dir string }
 
-func newBuilder(ctx context.Context, p *reporter) (*builder, error) {
-	root, err := debianTar(ctx, p, nil)
-	if err != nil {
-		return nil, err
-	}
-	cache, err := CacheDir()
-	if err != nil {
-		return nil, err
-	}
-	b := &builder{dir: filepath.Join(cache, "buildah")}
-	if err := os.MkdirAll(b.dir, 0o755); err != nil {
-		return nil, err
-	}
-	marker := "base-" + key(filepath.Base(root))
-	_, err = cached(ctx, p, "importing the base image", filepath.Join("buildah", marker), func(tmp string) error {
+// importBase gives the store the base image made of a root's tar.
+func (b *builder) importBase(ctx context.Context, p *reporter, rootTar string) error {
+	_, err := cached(ctx, p, "importing the base image", filepath.Join("buildah", "base-"+key(filepath.Base(rootTar))), func(tmp string) error {
 		archive := tmp + ".tar"
-		defer os.Remove(archive)
-		if err := writeBase(root, archive); err != nil {
+		if err := writeBase(rootTar, archive); err != nil {
 			return err
 		}
-		if err := run(b.command(ctx, "pull", "--quiet", "docker-archive:"+archive)); err != nil {
-			return err
-		}
-		return os.WriteFile(tmp, nil, 0o644)
+		err := run(b.command(ctx, "pull", "--quiet", "docker-archive:"+archive))
+		return errors.Join(err, os.Remove(archive), os.WriteFile(tmp, nil, 0o644))
 	})
-	return b, err
+	return err
 }
 
 // writeBase makes a docker-archive that carries the base image's name.
@@ -98,8 +110,9 @@ func writeBase(rootTar, archive string) error {
 	return tarball.WriteToFile(archive, tag, img)
 }
 
-func (b *builder) command(ctx context.Context, verb string, args ...string) *exec.Cmd {
-	global := []string{"buildah", "--root", filepath.Join(b.dir, "store"), "--runroot", filepath.Join(b.dir, "run"),
-		"--storage-driver", "overlay", verb}
+// command runs buildah in a mount namespace of its own: its mounts cannot stay behind.
+func (b *builder) command(ctx context.Context, args ...string) *exec.Cmd {
+	global := []string{"unshare", "--mount", "--propagation", "private", "buildah", "--root", filepath.Join(b.dir, "store"),
+		"--runroot", filepath.Join(b.dir, "run"), "--storage-driver", "overlay"}
 	return command(ctx, "", nil, append(global, args...)...)
 }

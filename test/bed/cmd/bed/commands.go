@@ -181,9 +181,20 @@ func (a *app) kubectl() *cobra.Command {
 		}}
 }
 
+// exitStatus is that of a command run for the user, which has said itself what went wrong.
+type exitStatus int
+
+// Error implements error.
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// attached runs a command on this process's terminal.
 func attached(cmd *exec.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd.Run()
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exitStatus(max(1, exit.ExitCode()))
+	}
+	return err
 }
 
 func (a *app) bucket() *cobra.Command {

@@ -66,7 +66,8 @@ func FromTar(file string, cfg v1.Config) (v1.Image, error) {
 	}
 	img, err = mutate.ConfigFile(img, &v1.ConfigFile{
 		OS: "linux", Architecture: runtime.GOARCH, Config: cfg,
-		RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{l.hash}}})
+		History: []v1.History{{CreatedBy: "lifeboat test bed"}}, // one for each layer, or buildah refuses to build on it
+		RootFS:  v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{l.hash}}})
 	if err != nil {
 		return nil, fmt.Errorf("configure image of %s: %w", file, err)
 	}
