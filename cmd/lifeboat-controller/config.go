@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// config is what flags and environment say. Flags win over LIFEBOAT_* variables, those over the defaults.
+// config is what flags and environment say. Flags win over LIFEBOAT_CONTROLLER_* variables, those over the defaults.
 type config struct {
 	metricsAddress string
 	healthAddress  string
@@ -27,18 +27,18 @@ func (c *config) bind(flags *pflag.FlagSet, lookup func(string) (string, bool)) 
 		}
 		flags.StringVar(into, flag, fallback, usage+" ("+env+")")
 	}
-	text(&c.metricsAddress, "metrics-address", "LIFEBOAT_METRICS_ADDRESS", ":9641", "host:port of /metrics; 0 for none")
-	text(&c.healthAddress, "health-address", "LIFEBOAT_HEALTH_ADDRESS", ":9642", "host:port of /healthz and /readyz")
-	text(&c.namespace, "namespace", "LIFEBOAT_NAMESPACE", "lifeboat-system", "namespace of the leader's lease")
-	text(&c.logLevel, "log-level", "LIFEBOAT_LOG_LEVEL", "info", "debug, info, warn or error")
+	text(&c.metricsAddress, "metrics-address", "LIFEBOAT_CONTROLLER_METRICS_ADDRESS", ":9641", "host:port of /metrics; 0 for none")
+	text(&c.healthAddress, "health-address", "LIFEBOAT_CONTROLLER_HEALTH_ADDRESS", ":9642", "host:port of /healthz and /readyz")
+	text(&c.namespace, "namespace", "LIFEBOAT_CONTROLLER_NAMESPACE", "lifeboat-system", "namespace of the leader's lease")
+	text(&c.logLevel, "log-level", "LIFEBOAT_CONTROLLER_LOG_LEVEL", "info", "debug, info, warn or error")
 	elect := true
-	if v, ok := lookup("LIFEBOAT_LEADER_ELECT"); ok {
+	if v, ok := lookup("LIFEBOAT_CONTROLLER_LEADER_ELECT"); ok {
 		var err error
 		if elect, err = strconv.ParseBool(v); err != nil {
-			return fmt.Errorf("read LIFEBOAT_LEADER_ELECT: %q is neither true nor false", v)
+			return fmt.Errorf("read LIFEBOAT_CONTROLLER_LEADER_ELECT: %q is neither true nor false", v)
 		}
 	}
-	flags.BoolVar(&c.leaderElect, "leader-elect", elect, "act only while holding the lease (LIFEBOAT_LEADER_ELECT)")
+	flags.BoolVar(&c.leaderElect, "leader-elect", elect, "act only while holding the lease (LIFEBOAT_CONTROLLER_LEADER_ELECT)")
 	return nil
 }
 

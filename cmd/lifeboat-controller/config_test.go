@@ -8,7 +8,7 @@ import (
 )
 
 func TestFlagsWinOverEnvironmentOverDefaults(t *testing.T) {
-	env := map[string]string{"LIFEBOAT_NAMESPACE": "from-env", "LIFEBOAT_LOG_LEVEL": "debug", "LIFEBOAT_LEADER_ELECT": "false"}
+	env := map[string]string{"LIFEBOAT_CONTROLLER_NAMESPACE": "from-env", "LIFEBOAT_CONTROLLER_LOG_LEVEL": "debug", "LIFEBOAT_CONTROLLER_LEADER_ELECT": "false"}
 	var c config
 	flags := pflag.NewFlagSet("t", pflag.ContinueOnError)
 	require.NoError(t, c.bind(flags, func(k string) (string, bool) { v, ok := env[k]; return v, ok }))
@@ -25,7 +25,7 @@ func TestValidateJoinsAllFaults(t *testing.T) {
 }
 
 func TestEnvironmentThatCannotBeRead(t *testing.T) {
-	cmd := newCommand(func(k string) (string, bool) { return "perhaps", k == "LIFEBOAT_LEADER_ELECT" })
+	cmd := newCommand(func(k string) (string, bool) { return "perhaps", k == "LIFEBOAT_CONTROLLER_LEADER_ELECT" })
 	cmd.SetArgs(nil)
 	require.ErrorContains(t, cmd.Execute(), `"perhaps" is neither true nor false`)
 }

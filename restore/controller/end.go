@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +42,9 @@ func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage St
 	case StageNone:
 		return done, r.deleteCheckpoint(ctx, o)
 	case StageEvacuating, StageFailed:
+		if left := r.untilDeadline(&o.checkpoint.Status); stage == StageEvacuating && left > 0 {
+			return lookAgain(left), nil // the agent may have the dump and be uploading it
+		}
 		return done, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
 			"the pod left during an interruption without a durable final generation: see condition Evacuated; " +
 				"start it again, or delete the Checkpoint"})
@@ -51,6 +55,15 @@ func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage St
 				o.checkpoint.Status.Claim.Generation, o.checkpoint.Status.Claim.NodeName)})
 	}
 	return goOn, nil
+}
+
+// untilDeadline is the time left to the agent, zero where the deadline is past or unknown. It only decides when a lost pod
+// is called lost: a generation that becomes durable later is restored all the same.
+func (r *Reconciler) untilDeadline(s *v1alpha1.CheckpointStatus) time.Duration {
+	if s.Timeline == nil || s.Timeline.Deadline == nil {
+		return 0
+	}
+	return max(0, s.Timeline.Deadline.Sub(r.Now()))
 }
 
 // deleteCheckpoint deletes exactly the version that the decision was made on: a notice that comes in between wins.

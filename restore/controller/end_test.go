@@ -2,6 +2,7 @@ package controller
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -89,6 +90,22 @@ func TestWhatADeletionMeans(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAPodGoneDuringItsEvacuationIsLostAtTheDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	w.notice()
+	deadline := metav1.NewMicroTime(w.now.Add(2 * time.Minute))
+	w.agentWrites(func(s *v1alpha1.CheckpointStatus) { s.Timeline.Deadline = &deadline })
+	w.vanish()
+	result, err := w.reconciler().Reconcile(t.Context(), request())
+	require.NoError(t, err)
+	require.Equal(t, 2*time.Minute, result.RequeueAfter)
+	require.True(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionProtectable))
+	w.settle()
+	require.Equal(t, v1alpha1.ReasonPodLost, w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable).Reason)
 }
 
 func TestARestoredPodEndsForGood(t *testing.T) {

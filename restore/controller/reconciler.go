@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -147,15 +148,15 @@ func (r *Reconciler) patchStatus(ctx context.Context, o *observation, change fun
 	return nil
 }
 
-// setProtectable writes the condition and, where that changed anything, tells it by an event on the pod and the
-// Checkpoint.
+// setProtectable writes the condition and, where that changed anything and the matter is decided, tells it by an event
+// on the pod and the Checkpoint.
 func (r *Reconciler) setProtectable(ctx context.Context, o *observation, c protectable) error {
 	changed := false
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
 		changed = s.SetCondition(v1alpha1.ConditionProtectable, c.status, c.reason, c.message)
 		return changed
 	})
-	if err == nil && changed {
+	if err == nil && changed && c.status != metav1.ConditionUnknown {
 		r.tell(ctx, o, c.eventType(), c.reason, "Protect", c.message)
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
@@ -147,6 +148,7 @@ func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, err
 		return true
 	})
 	if err == nil {
+		log.FromContext(ctx).Info("released", "generation", o.checkpoint.Status.Generation.Number, "pod_uid", uid)
 		r.tell(ctx, o, corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf(
 			"source pod %s is gone; generation %d waits for its replacement", uid, o.checkpoint.Status.Generation.Number))
 	}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
@@ -58,6 +59,7 @@ func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen 
 		return done, fmt.Errorf("create replacement: %w", err)
 	}
 	o.pod = pod
+	log.FromContext(ctx).Info("replaced", "generation", gen.Number, "pod_uid", pod.UID)
 	r.tell(ctx, o, corev1.EventTypeNormal, EventReplaced, "Replace", fmt.Sprintf(
 		"created the replacement that restores generation %d, taken on node %s", gen.Number, gen.NodeName))
 	return done, nil
