@@ -19,6 +19,8 @@ import (
 type BedStage struct {
 	// Root is the checkout.
 	Root string
+	// Dir is the bed's state folder; empty means the one of `make cluster`.
+	Dir string
 	// Store is deploy.StoreS3 or deploy.StoreFile.
 	Store string
 	// Keep leaves a bed of its own up when this process ends.
@@ -62,17 +64,19 @@ func (s *BedStage) Up(ctx context.Context, say func(format string, args ...any))
 }
 
 func (s *BedStage) attach(ctx context.Context, progress *lineWriter, say func(format string, args ...any)) error {
-	dir := filepath.Join(s.Root, "build", "bed")
-	cluster, err := bed.Attach(dir)
+	if s.Dir == "" {
+		s.Dir = filepath.Join(s.Root, "build", "bed")
+	}
+	cluster, err := bed.Attach(s.Dir)
 	if err == nil {
 		s.cluster, s.found = cluster, true
-		say("using the test bed that is up in %s", dir)
+		say("using the test bed that is up in %s", s.Dir)
 		return s.restoreNodes(ctx)
 	}
 	if !errors.Is(err, bed.ErrNotUp) {
 		return err
 	}
-	s.cluster, err = bed.Up(ctx, bed.Options{Dir: dir, Keep: s.Keep, Progress: progress})
+	s.cluster, err = bed.Up(ctx, bed.Options{Dir: s.Dir, Keep: s.Keep, Progress: progress})
 	return err
 }
 

@@ -28,13 +28,15 @@ type Options struct {
 // binaries are what the Dockerfile copies.
 var binaries = []string{"lifeboat-agent", "lifeboat-controller", "lifeboat-runtime"}
 
-// BuildImage builds the checkout's binaries and its Dockerfile and pushes the image to the bed.
+// BuildImage builds the checkout's binaries and its Dockerfile and pushes the image to the bed. It returns the reference
+// for Options and writes a line for every step to progress.
 func BuildImage(ctx context.Context, c *bed.Cluster, progress io.Writer) (string, error) {
 	root, err := Checkout()
 	if err != nil {
 		return "", err
 	}
 	for _, name := range binaries {
+		fmt.Fprintf(progress, "building %s ...\n", name)
 		if err := bed.BuildBinary(ctx, "./cmd/"+name, filepath.Join(root, "build", "bin", name)); err != nil {
 			return "", fmt.Errorf("build %s: %w", name, err)
 		}

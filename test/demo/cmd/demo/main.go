@@ -32,6 +32,7 @@ func run(ctx context.Context) error {
 	}
 	o, stage := demo.Options{Root: root}, &demo.BedStage{Root: root}
 	flag.StringVar(&stage.Store, "store", deploy.StoreS3, "where generations go: s3 (a real S3 server) or file (a folder that both nodes share)")
+	flag.StringVar(&stage.Dir, "bed", "", "state folder of the test bed (default build/bed, that of make cluster)")
 	flag.BoolVar(&stage.Keep, "keep", false, "leave the test bed up afterwards")
 	flag.DurationVar(&o.Window, "window", 2*time.Minute, "from the notice to the deadline")
 	flag.DurationVar(&o.Train, "train", 10*time.Second, "how long the job trains before the notice")
