@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dev/lifeboat/store"
-	storefile "github.com/lifeboat-dev/lifeboat/store/file"
 	"github.com/lifeboat-dev/lifeboat/store/mem"
 	"github.com/lifeboat-dev/lifeboat/store/storetest"
 )
@@ -125,33 +124,16 @@ func TestOwnFirstTryLanded(t *testing.T) {
 	}
 }
 
-func TestRacingWriters(t *testing.T) {
-	const racers = 64
-	buckets := map[string]func(t *testing.T) store.Bucket{
-		"mem": func(*testing.T) store.Bucket { return mem.New() },
-		"file": func(t *testing.T) store.Bucket {
-			bucket, err := storefile.Open(t.TempDir())
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, bucket.Close()) })
-			return bucket
-		},
-	}
-	for name, open := range buckets {
-		for _, orphan := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s orphan %t", name, orphan), func(t *testing.T) {
-				bucket := open(t)
-				if orphan {
-					dying := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Down: true})
-					_, err := write(t.Context(), store.New(dying, testKey), 1, 0, smallSamples())
-					require.ErrorIs(t, err, storetest.ErrInjected)
-				}
-				s := store.New(bucket, testKey)
-				winners := race(t, s, racers)
-				require.Len(t, winners, 1)
-				requireGeneration(t, s, 1, 0, []sample{file("by", []byte(winners[0]))})
-			})
-		}
-	}
+// The race without an orphan is in storetest, for every kind of bucket.
+func TestRacingWritersOverAnOrphan(t *testing.T) {
+	bucket := mem.New()
+	dying := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Down: true})
+	_, err := write(t.Context(), store.New(dying, testKey), 1, 0, smallSamples())
+	require.ErrorIs(t, err, storetest.ErrInjected)
+	s := store.New(bucket, testKey)
+	winners := race(t, s, 64)
+	require.Len(t, winners, 1)
+	requireGeneration(t, s, 1, 0, []sample{file("by", []byte(winners[0]))})
 }
 
 // race lets n writers write generation 1 and returns those that won. Every loser must be told by ErrFenced.

@@ -107,7 +107,7 @@ func openManifest(keys *targetKeys, number, epoch int64, sealed []byte) (*manife
 	}
 	m, err := decodeManifest(plain)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrManifestCorrupt, err)
+		return nil, fmt.Errorf("%w: %v", ErrManifestCorrupt, err) // not %w: ErrInvalid is about what a caller hands in
 	}
 	if m.meta.Number != number || m.meta.Epoch != epoch {
 		return nil, fmt.Errorf("%w: speaks of generation %d of epoch %d", ErrManifestCorrupt, m.meta.Number, m.meta.Epoch)

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"sync"
 )
 
@@ -53,8 +52,5 @@ func inParallel(ctx context.Context, n, limit int, fn func(context.Context, int)
 		})
 	}
 	running.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("%w", err)
-	}
-	return nil
+	return context.Cause(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Bucket) {
 		{"an etag never comes back", etagsDiffer},
 		{"racing if-absent puts have one winner", raceIfAbsent},
 		{"racing if-match puts lose no update", raceIfMatch},
+		{"racing writers of a generation have one winner", raceWriters},
 		{"readers never see a mixture", noMixture},
 		{"list", list},
 		{"list a thousand and more", listMany},
@@ -203,6 +205,52 @@ func raceIfMatch(t *testing.T, b store.Bucket) {
 		info, err = b.Stat(t.Context(), "counter")
 		require.NoError(t, err)
 	}
+}
+
+// raceWriters is the reason for the conditions: of 64 writers of one generation one commits, and all others are told.
+func raceWriters(t *testing.T, b store.Bucket) {
+	s := store.New(b, store.Key{1})
+	target := store.Target{Cluster: "c", Namespace: "ns", Name: "name", UID: "uid"}
+	var mu sync.Mutex
+	var winners []string
+	var running sync.WaitGroup
+	for i := range 2 * racers {
+		running.Go(func() {
+			node := fmt.Sprintf("node-%d", i)
+			err := writeGeneration(t.Context(), s, target, node)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				winners = append(winners, node)
+			} else if !errors.Is(err, store.ErrFenced) {
+				t.Error(err)
+			}
+		})
+	}
+	running.Wait()
+	require.Len(t, winners, 1)
+	r, err := s.Open(t.Context(), target, 1, 0)
+	require.NoError(t, err)
+	require.Equal(t, winners[0], r.Meta().Node)
+	require.NoError(t, r.Fetch(t.Context(), func(_ store.Entry, content io.Reader) error {
+		got, err := io.ReadAll(content)
+		require.Equal(t, winners[0], string(got))
+		return err
+	}))
+}
+
+func writeGeneration(ctx context.Context, s *store.Store, target store.Target, node string) error {
+	w, err := s.Begin(ctx, target, store.Meta{Number: 1, Node: node})
+	if err != nil {
+		return err
+	}
+	defer w.Abort(ctx)
+	entry := store.Entry{Path: "node", Type: store.TypeRegular, Size: int64(len(node))}
+	if err := w.Add(ctx, entry, strings.NewReader(node)); err != nil {
+		return err
+	}
+	_, err = w.Commit(ctx)
+	return err
 }
 
 func noMixture(t *testing.T, b store.Bucket) {
