@@ -167,7 +167,8 @@ func TestTakenOverWriterCannotCommit(t *testing.T) {
 			_, err := write(t.Context(), store.New(bucket, testKey), 1, 0, smallSamples())
 			require.NoError(t, err)
 			gate := storetest.NewGate()
-			slow := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: held, At: 1, Effect: storetest.Hold, Gate: gate})
+			hold := storetest.Fault{Op: storetest.OpPut, Key: held, At: 1, Effect: storetest.Hold, Gate: gate}
+			slow := storetest.NewFaulty(t, bucket, hold)
 			slowDone := make(chan error)
 			go func() {
 				_, err := write(t.Context(), store.New(slow, testKey), 2, 0, twoPacks(1))

@@ -210,7 +210,8 @@ func TestHeadNamesItsManifest(t *testing.T) {
 	bucket := mem.New()
 	s := store.New(bucket, testKey)
 	gate := storetest.NewGate()
-	slow := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "/HEAD", At: 1, Effect: storetest.Hold, Gate: gate})
+	hold := storetest.Fault{Op: storetest.OpPut, Key: "/HEAD", At: 1, Effect: storetest.Hold, Gate: gate}
+	slow := storetest.NewFaulty(t, bucket, hold)
 	done := make(chan error)
 	go func() {
 		_, err := write(t.Context(), store.New(slow, testKey), 1, 0, smallSamples())

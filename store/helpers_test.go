@@ -32,7 +32,10 @@ func random(seed byte, size int) []byte {
 }
 
 func file(path string, content []byte) sample {
-	entry := store.Entry{Path: path, Type: store.TypeRegular, Mode: 0o640, Size: int64(len(content)), ModTime: time.Unix(1700000000, 123456789).UTC()}
+	entry := store.Entry{
+		Path: path, Type: store.TypeRegular, Mode: 0o640, Size: int64(len(content)),
+		ModTime: time.Unix(1700000000, 123456789).UTC(),
+	}
 	return sample{entry, content}
 }
 

@@ -109,7 +109,7 @@ func TestOpenTakesCommittedGenerationsOnly(t *testing.T) {
 		_, err := write(t.Context(), s, number, 0, smallSamples())
 		require.NoError(t, err)
 	}
-	dying := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Effect: storetest.Fail, Down: true})
+	dying := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Down: true})
 	_, err := write(t.Context(), store.New(dying, testKey), 3, 0, smallSamples())
 	require.ErrorIs(t, err, storetest.ErrInjected)
 	requireGeneration(t, s, 1, 0, smallSamples())
@@ -170,7 +170,8 @@ func TestAddRefuses(t *testing.T) {
 		})
 	}
 	broken := errors.New("broken disk")
-	err = w.Add(t.Context(), store.Entry{Path: "a", Type: store.TypeRegular, Size: 9}, io.MultiReader(strings.NewReader("abc"), failing{broken}))
+	half := io.MultiReader(strings.NewReader("abc"), failing{broken})
+	err = w.Add(t.Context(), store.Entry{Path: "a", Type: store.TypeRegular, Size: 9}, half)
 	require.ErrorIs(t, err, broken)
 	require.NoError(t, w.Add(t.Context(), store.Entry{Path: "a", Type: store.TypeRegular, Size: 3}, strings.NewReader("abc")))
 	_, err = w.Commit(t.Context())

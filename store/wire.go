@@ -59,14 +59,6 @@ func (r *wireReader) int() int64 {
 	return n
 }
 
-func (r *wireReader) byte() byte {
-	b := r.raw(1)
-	if b == nil {
-		return 0
-	}
-	return b[0]
-}
-
 // raw returns the next n bytes, or nil.
 func (r *wireReader) raw(n int) []byte {
 	if n < 0 || n > len(r.buf) {

@@ -363,7 +363,10 @@ func endedContext(t *testing.T, b store.Bucket) {
 }
 
 func badKeys(t *testing.T, b store.Bucket) {
-	for _, key := range []string{"", "/", "/abs", "a//b", "a/", "..", "../x", "a/../b", ".hidden", "a/.hidden", "a\x00b", "a b", "ä"} {
+	keys := []string{
+		"", "/", "/abs", "a//b", "a/", "..", "../x", "a/../b", ".hidden", "a/.hidden", "a\x00b", "a b", "ä",
+	}
+	for _, key := range keys {
 		_, err := b.Put(t.Context(), key, nil, store.Condition{})
 		require.ErrorIs(t, err, store.ErrInvalid, "%q", key)
 		_, err = b.Get(t.Context(), key, 0, -1)

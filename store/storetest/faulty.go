@@ -32,11 +32,11 @@ const (
 type Effect int
 
 const (
-	// Fail: the call is not made, and returns ErrInjected.
+	// Fail means: the call is not made, and returns ErrInjected.
 	Fail Effect = iota
-	// Lose: the call is made, its reply is lost: it returns ErrInjected.
+	// Lose means: the call is made, its reply is lost: it returns ErrInjected.
 	Lose
-	// Hold: the call waits until the Fault's Gate is opened, or its context ends.
+	// Hold means: the call waits until the Fault's Gate is opened, or its context ends.
 	Hold
 )
 
