@@ -29,10 +29,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	p, dir := newReporter(o.Progress), layout.Dir(o.Dir)
-	lock, err := tryLock(lockPath(dir))
-	if errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("%w: %s", ErrAlreadyUp, dir)
-	}
+	lock, err := takeOver(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +47,21 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	p.say("the bed is up")
 	return c, nil
+}
+
+// takeOver takes the state folder's lock. A supervisor that has been killed may need a moment to be gone.
+func takeOver(ctx context.Context, dir layout.Dir) (*os.File, error) {
+	lock, err := tryLock(lockPath(dir))
+	if !errors.Is(err, errLocked) {
+		return lock, err
+	}
+	state, err := layout.ReadState(dir)
+	if err != nil || state.Supervisor.Alive() {
+		return nil, fmt.Errorf("%w: %s", ErrAlreadyUp, dir)
+	}
+	ctx, cancel := context.WithTimeout(ctx, downTimeout)
+	defer cancel()
+	return waitLock(ctx, lockPath(dir), func() {})
 }
 
 // lockPath lies outside of the state folder, which Down removes whole.

@@ -4,6 +4,7 @@ package nodeinit
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -144,6 +145,9 @@ func (n *node) serve(ctx context.Context) error {
 		if err := awaitSocket(ctx, layout.ContainerdSocket); err != nil {
 			return err
 		}
+		if err := awaitAPI(ctx); err != nil {
+			return err
+		}
 		return n.services[kubelet].Run(ctx)
 	})
 	n.log.Info().Str("node", n.Name).Str("boot", n.BootID).Msg("node up")
@@ -189,16 +193,44 @@ func (n *node) registry(ctx context.Context) error {
 
 // awaitSocket returns when the unix socket accepts connections.
 func awaitSocket(ctx context.Context, path string) error {
+	return await(ctx, path, func() error {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// awaitAPI returns when the API server answers: a kubelet that meets none at its start backs off for long.
+func awaitAPI(ctx context.Context) error {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // nothing is told or believed
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Timeout: time.Second, Transport: transport}
+	url := "https://" + net.JoinHostPort(layout.HubAddress, strconv.Itoa(layout.APIPort)) + "/readyz"
+	return await(ctx, "the API server", func() error {
+		res, err := client.Get(url)
+		if err != nil {
+			return err
+		}
+		if res.StatusCode != http.StatusOK {
+			err = errors.New(res.Status)
+		}
+		return errors.Join(err, res.Body.Close())
+	})
+}
+
+func await(ctx context.Context, what string, ready func() error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := net.Dial("unix", path)
+		err := ready()
 		if err == nil {
-			return c.Close()
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", path, err)
+			return fmt.Errorf("wait for %s: %w", what, err)
 		case <-tick.C:
 		}
 	}
