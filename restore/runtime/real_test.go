@@ -30,6 +30,9 @@ const (
 	tick    = 20 * time.Millisecond
 )
 
+// cgroups is how the names of this process's cgroups begin.
+var cgroups = "/lifeboat-test-" + strconv.FormatInt(time.Now().UnixNano(), 36) + "-"
+
 // machine is a node with the wrapper, runc, CRIU and an agent that answers as told.
 type machine struct {
 	mu      sync.Mutex
@@ -87,10 +90,15 @@ func write(t *testing.T, path, text string) {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
 }
 
-// run runs a program with /dev/null as the container's stdio.
+// run runs runc or the wrapper with /dev/null as the container's stdio. An error carries its log.
 func run(t *testing.T, args ...string) error {
 	t.Helper()
-	return exec.CommandContext(t.Context(), args[0], args[1:]...).Run()
+	log := filepath.Join(t.TempDir(), "stderr")
+	err := exec.CommandContext(t.Context(), args[0], append([]string{"--log", log}, args[1:]...)...).Run()
+	if err != nil {
+		return fmt.Errorf("%v: %w: %s", args, err, readAll(log))
+	}
+	return nil
 }
 
 // sandbox keeps a UTS namespace with that hostname, and returns its path.
@@ -125,7 +133,7 @@ func container(t *testing.T, id, uts, root string) string {
 			{"destination": "/proc", "type": "proc", "source": "proc"},
 			{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
 		},
-		"linux":       object{"namespaces": namespaces, "cgroupsPath": "/lifeboat-test-" + strconv.Itoa(os.Getppid()) + "-" + id},
+		"linux":       object{"namespaces": namespaces, "cgroupsPath": cgroups + id},
 		"annotations": map[string]string{"io.kubernetes.cri.container-type": "container"},
 	})
 	require.NoError(t, err)
@@ -134,7 +142,15 @@ func container(t *testing.T, id, uts, root string) string {
 	program, err := os.ReadFile(wrapper)
 	require.NoError(t, err)
 	write(t, filepath.Join(root, "program"), string(program))
-	t.Cleanup(func() { _ = exec.Command("runc", "delete", "--force", id).Run() })
+	t.Cleanup(func() {
+		_ = exec.Command("runc", "delete", "--force", id).Run()
+		for _, hierarchy := range []string{"", "*"} { // version 2, version 1
+			left, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", hierarchy, cgroups+id))
+			for _, dir := range left {
+				_ = os.Remove(dir) // a restore that was killed midway leaves its empty cgroup
+			}
+		}
+	})
 	return bundle
 }
 
@@ -180,8 +196,7 @@ func TestRestoreForReal(t *testing.T) {
 	m.answerRestore(images)
 	uts := sandbox(t, "pod-on-b")
 	bundle := container(t, "copy", uts, root)
-	require.NoError(t, run(t, wrapper, "--log", "/run/test/log", "--log-format", "json", "create", "--bundle", bundle,
-		"--pid-file", "/run/test/pid", "copy"), readAll("/run/test/log"))
+	require.NoError(t, run(t, wrapper, "create", "--bundle", bundle, "--pid-file", "/run/test/pid", "copy"))
 	require.Equal(t, handover.ResultRequest{ContainerID: "copy"}, m.lastResult(t))
 	requireCounting(t, root, stood)
 	require.Equal(t, "pod-on-b", hostname(t, uts), "the sandbox keeps its name")
@@ -218,9 +233,8 @@ func TestRestoreOfBrokenImagesForReal(t *testing.T) {
 
 	m.answerRestore(images)
 	bundle := container(t, "copy", uts, root)
-	require.Error(t, run(t, wrapper, "--log", "/run/test/log", "--log-format", "json", "create", "--bundle", bundle, "copy"))
+	require.ErrorContains(t, run(t, wrapper, "create", "--bundle", bundle, "copy"), "CRIU's log")
 	require.Contains(t, m.lastResult(t).Error, "Error (criu/")
-	require.Contains(t, readAll("/run/test/log"), "CRIU's log")
 	require.Error(t, run(t, "runc", "state", "copy"), "nothing is left")
 	requireStill(t, root)
 }
@@ -235,16 +249,19 @@ func TestWrapperKilledForReal(t *testing.T) {
 	root := "/run/test/root"
 	uts := sandbox(t, "pod")
 	dumped(t, uts, root)
+	files := readAll(root + "/number")
 	m.answerRestore(images)
 	killed, survived := 0, false
-	for delay := 5 * time.Millisecond; !survived; delay += 9 * time.Millisecond {
+	for delay := 5 * time.Millisecond; !survived; delay += 10 * time.Millisecond {
+		// As the agent applies the files anew for each attempt.
+		require.NoError(t, os.WriteFile(root+"/number", []byte(files), 0o644))
 		id := "copy-" + strconv.Itoa(int(delay.Milliseconds()))
 		bundle := container(t, id, uts, root)
 		ctx, cancel := context.WithTimeout(t.Context(), delay)
-		survived = exec.CommandContext(ctx, wrapper, "create", "--bundle", bundle, id).Run() == nil
+		survived = exec.CommandContext(ctx, wrapper, "--log", "/run/test/log", "create", "--bundle", bundle, id).Run() == nil
 		cancel()
 		killed++
-		require.Less(t, delay, within, "no restore ever ends")
+		require.Less(t, delay, time.Second, "no restore ever ends: %s", readAll("/run/test/log"))
 		require.NoError(t, run(t, wrapper, "delete", "--force", id))
 		requireStill(t, root)
 	}
