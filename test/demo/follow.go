@@ -27,25 +27,51 @@ func (f *follower) output() Output {
 	return out
 }
 
-// follow reads the pod's log until it ends or ctx does, and shows each step in passing.
+// follow reads the pod's log until the job has said its last line, the pod is gone, or ctx ends, and shows each step in
+// passing.
 func (f *follower) follow(ctx context.Context, kube *deploy.Kube, pod *corev1.Pod, tell *teller) {
-	err := kube.FollowLogs(ctx, pod.Namespace, pod.Name, func(line string) error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if err := f.out.Add(line); err != nil {
-			return err
-		}
-		if n := len(f.out.Steps); n > 0 {
-			tell.passing("node %s  step %d  loss %.4f", pod.Spec.NodeName, f.out.Steps[n-1].Number, f.out.Steps[n-1].Loss)
-		}
-		return nil
-	})
+	err := f.read(ctx, kube, pod, tell)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended = true
 	if ctx.Err() == nil {
 		f.err = err
 	}
+}
+
+// read begins again where a stream ends early: the kubelet ends one also when the machine has no inotify watch left.
+func (f *follower) read(ctx context.Context, kube *deploy.Kube, pod *corev1.Pod, tell *teller) error {
+	for known := 0; ; {
+		seen := 0
+		err := kube.FollowLogs(ctx, pod.Namespace, pod.Name, func(line string) error {
+			if at, _ := splitTime(line); !at.IsZero() {
+				if seen++; seen <= known {
+					return nil
+				}
+				known = seen
+			}
+			return f.add(line, pod.Spec.NodeName, tell)
+		})
+		if err != nil || f.output().Done != nil {
+			return err
+		}
+		runs, err := kube.Runs(ctx, pod)
+		if err != nil || !runs {
+			return err
+		}
+	}
+}
+
+func (f *follower) add(line, node string, tell *teller) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.out.Add(line); err != nil {
+		return err
+	}
+	if n := len(f.out.Steps); n > 0 {
+		tell.passing("node %s  step %d  loss %.4f", node, f.out.Steps[n-1].Number, f.out.Steps[n-1].Loss)
+	}
+	return nil
 }
 
 // reach waits until a step has been printed.
@@ -69,8 +95,16 @@ func (f *follower) until(ctx context.Context, what string, ok func(*Output) bool
 		case ok(&f.out):
 			return true, state, nil
 		case f.ended:
-			return false, state, fmt.Errorf("the log ended at step %d", f.out.Last())
+			return false, state, fmt.Errorf("the log ended at step %d%s", f.out.Last(), f.lastWords())
 		}
 		return false, state, nil
 	})
+}
+
+// lastWords is the newest line that is no step: an error of Python or of the kubelet, where there is one.
+func (f *follower) lastWords() string {
+	if n := len(f.out.Other); n > 0 {
+		return ": " + f.out.Other[n-1]
+	}
+	return ""
 }

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -67,7 +68,7 @@ func Judge(e Evidence) (Report, []Check) {
 		checkNextStep(e),
 		checkVolume(e),
 		checkReference(e),
-		{"never ran twice", !r.DoubleRun && len(e.Samples) > 0, fmt.Sprintf("%d looks at both nodes", len(e.Samples))},
+		{"never ran twice", !r.DoubleRun && seen(e, e.FromNode) && seen(e, e.ToNode), fmt.Sprintf("%d looks at both nodes", len(e.Samples))},
 		{"kubectl exec", len(e.Volume.Steps) > 0 && e.ExecToken != "" && e.ExecToken == tokenOf(e.After), "in the restored pod"},
 		{"kubectl logs", len(e.After.Steps) > 0, fmt.Sprintf("%d lines of the restored pod", len(e.After.Steps))},
 		checkEnd(e),
@@ -179,6 +180,11 @@ func doubleRun(e Evidence) bool {
 		}
 	}
 	return false
+}
+
+// seen says that the samples could tell: they saw the job run on this node.
+func seen(e Evidence, node string) bool {
+	return slices.ContainsFunc(e.Samples, func(s Sample) bool { return s.Running[node] > 0 })
 }
 
 func sameToken(e Evidence) bool {

@@ -61,6 +61,7 @@ func TestJudgeFails(t *testing.T) {
 		{"a step while frozen", "never ran twice", func(e *Evidence) { e.Before.Steps[119].At = noticeAt.Add(3 * time.Second) }},
 		{"seen on both nodes", "never ran twice", func(e *Evidence) { e.Samples[1].Running["a"] = 1 }},
 		{"nobody looked", "never ran twice", func(e *Evidence) { e.Samples = nil }},
+		{"not looked at node b", "never ran twice", func(e *Evidence) { e.Samples = e.Samples[:1] }},
 		{"exec read nothing", "kubectl exec", func(e *Evidence) { e.ExecToken = "" }},
 		{"no logs", "kubectl logs", func(e *Evidence) { e.After = Output{} }},
 		{"exit code", "ended by itself", func(e *Evidence) { e.ExitCode = 2 }},

@@ -120,10 +120,13 @@ var logsOf = []string{"log", "nodes/*/log", "nodes/*/upper/var/log", "nodes/*/up
 
 // CollectLogs writes what a person needs to find out why something failed into the folder: logs of Lifeboat's pods,
 // Checkpoints, Events, pods, nodes, and every log file of the bed, CRIU's among them, also of a node that is dead. It
-// goes on past what cannot be had; the error joins all that was missing.
+// replaces what the folder held, and goes on past what cannot be had; the error joins all that was missing.
 func CollectLogs(ctx context.Context, c *bed.Cluster, folder string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("remove older logs: %w", err)
+	}
 	var faults []error
 	k, err := Connect(c.Kubeconfig, c.KubectlPath())
 	if err == nil {

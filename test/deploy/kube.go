@@ -160,6 +160,25 @@ func Condition(c *v1alpha1.Checkpoint, kind string) *metav1.Condition {
 	return nil
 }
 
+// Runs says, half a second from now, whether this very pod still has a running container.
+func (k *Kube) Runs(ctx context.Context, pod *corev1.Pod) (bool, error) {
+	timer := time.NewTimer(500 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-timer.C:
+	}
+	now, err := k.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return now.UID == pod.UID && now.Status.Phase == corev1.PodRunning, nil
+}
+
 // FollowLogs hands every line of the pod's only container, with a time stamp before it, to line until the container
 // ends, its node vanishes, or ctx ends. Only the last and an error of line's are errors.
 func (k *Kube) FollowLogs(ctx context.Context, namespace, pod string, line func(string) error) error {
