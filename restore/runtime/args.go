@@ -15,8 +15,8 @@ type Invocation struct {
 	Command string
 	// Args are the arguments after the subcommand.
 	Args []string
-	// Log and LogFormat are the values of the global flags of that name.
-	Log, LogFormat string
+	// Log, LogFormat and Root are the values of the global flags of that name.
+	Log, LogFormat, Root string
 }
 
 // Flags are the arguments of a subcommand: flags by name without dashes, and the rest in order.
@@ -46,7 +46,7 @@ var valueFlags = []string{
 // complaining about a wrong command line is left to the runtime beneath.
 func ParseInvocation(args []string) Invocation {
 	flags, at := parseFlags(args, true)
-	call := Invocation{Globals: args[:at], Log: flags.Values["log"], LogFormat: flags.Values["log-format"]}
+	call := Invocation{Globals: args[:at], Log: flags.Values["log"], LogFormat: flags.Values["log-format"], Root: flags.Values["root"]}
 	if at < len(args) {
 		call.Command, call.Args = args[at], args[at+1:]
 	}

@@ -17,7 +17,7 @@ func TestParseInvocation(t *testing.T) {
 			args: []string{"--root", "/r", "--log", "/b/log.json", "--log-format", "json", "create", "--bundle", "/b", "id"},
 			want: Invocation{
 				Globals: []string{"--root", "/r", "--log", "/b/log.json", "--log-format", "json"}, Command: "create",
-				Args: []string{"--bundle", "/b", "id"}, Log: "/b/log.json", LogFormat: "json",
+				Args: []string{"--bundle", "/b", "id"}, Log: "/b/log.json", LogFormat: "json", Root: "/r",
 			},
 		},
 		"values after an equals sign": {
@@ -38,10 +38,10 @@ func TestParseInvocation(t *testing.T) {
 		},
 		"a value that looks like a subcommand": {
 			args: []string{"--root", "create", "start", "id"},
-			want: Invocation{Globals: []string{"--root", "create"}, Command: "start", Args: []string{"id"}},
+			want: Invocation{Globals: []string{"--root", "create"}, Command: "start", Args: []string{"id"}, Root: "create"},
 		},
 		"nothing but flags":  {args: []string{"--version"}, want: Invocation{Globals: []string{"--version"}}},
-		"a value is missing": {args: []string{"--root"}, want: Invocation{Globals: []string{"--root"}}},
+		"a value is missing": {args: []string{"--root"}, want: Invocation{Globals: []string{"--root"}, Root: "true"}},
 		"empty":              {args: []string{}, want: Invocation{Globals: []string{}}},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, test.want, ParseInvocation(test.args)) })

@@ -53,7 +53,8 @@ func (o Options) start(id string) error {
 
 // delete removes what the wrapper keeps of a container, and passes on. A leftover that cannot be removed does no harm:
 // ids are never used twice.
-func (o Options) delete(id string) error {
+func (o Options) delete(call Invocation, id string) error {
+	call.detachRoot(id)
 	_ = os.Remove(o.marker(id))
 	o.dropReservedMarker(id)
 	_ = os.Remove(filepath.Join(o.HoldDir, id))

@@ -262,7 +262,8 @@ func TestWrapperKilledForReal(t *testing.T) {
 		cancel()
 		killed++
 		require.Less(t, delay, time.Second, "no restore ever ends: %s", readAll("/run/test/log"))
-		require.NoError(t, run(t, wrapper, "delete", "--force", id))
+		err := run(t, wrapper, "delete", "--force", id)
+		require.NoError(t, err, "processes: %s", processes(err))
 		requireStill(t, root)
 	}
 	t.Logf("%d wrappers were killed on their way, the last one was not", killed-1)
@@ -272,4 +273,13 @@ func TestWrapperKilledForReal(t *testing.T) {
 func readAll(path string) string {
 	text, _ := os.ReadFile(path)
 	return string(text)
+}
+
+// processes lists what runs, for the message of an error.
+func processes(err error) string {
+	if err == nil {
+		return ""
+	}
+	list, _ := exec.Command("ps", "axo", "pid,ppid,stat,wchan:20,args").CombinedOutput()
+	return string(list)
 }

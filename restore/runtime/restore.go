@@ -141,18 +141,27 @@ func (r restore) environment() []string {
 func (r restore) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
-	var globals []string
-	if root := globalRoot(r.call.Globals); root != "" {
-		globals = []string{"--root", root}
-	}
-	command := exec.CommandContext(ctx, r.options.Runtime, append(globals, "delete", "--force", r.id)...)
+	r.call.detachRoot(r.id)
+	command := exec.CommandContext(ctx, r.options.Runtime, "--root", r.call.stateRoot(), "delete", "--force", r.id)
 	if output, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("delete what is left of %s: %w: %s", r.id, err, strings.TrimSpace(string(output)))
 	}
 	return nil
 }
 
-func globalRoot(globals []string) string {
-	flags, _ := parseFlags(globals, true)
-	return flags.Value("root")
+// stateRoot is the folder of the runtime's state: what --root says, or runc's default.
+func (i Invocation) stateRoot() string {
+	if i.Root != "" {
+		return i.Root
+	}
+	return "/run/runc"
 }
+
+// detachRoot takes away the bind mount of the container's root that a killed `runc restore` leaves in its state folder.
+// `runc delete` would first remove the container's files through it and then fail on the mount.
+func (i Invocation) detachRoot(id string) {
+	_ = syscall.Unmount(filepath.Join(i.stateRoot(), id, "criu-root"), syscall.MNT_DETACH|umountNoFollow)
+}
+
+// umountNoFollow is UMOUNT_NOFOLLOW, which package syscall does not name.
+const umountNoFollow = 8

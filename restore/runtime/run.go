@@ -104,7 +104,7 @@ func (o Options) dispatch(ctx context.Context, call Invocation) error {
 	case "kill":
 		return o.kill(id, flags)
 	case "delete":
-		return o.delete(id)
+		return o.delete(call, id)
 	}
 	return errPassThrough
 }
