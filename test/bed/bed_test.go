@@ -3,7 +3,9 @@ package bed
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -121,6 +123,13 @@ func TestLife(t *testing.T) {
 
 func TestTwoBeds(t *testing.T) {
 	requireRoot(t)
+	board := &imds.Board{}
+	metadataService := httptest.NewServer(imds.New(imds.Instance{ID: "i-of-another-mock"}, board.Notices))
+	t.Cleanup(metadataService.Close)
+	otherS3 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "another S3 server")
+	}))
+	t.Cleanup(otherS3.Close)
 	var one, two *Cluster
 	dirs := []string{stateDir(t), stateDir(t)}
 	var g errgroup.Group
@@ -129,7 +138,8 @@ func TestTwoBeds(t *testing.T) {
 		return err
 	})
 	g.Go(func() (err error) {
-		two, err = Up(t.Context(), Options{Dir: dirs[1], Progress: testWriter{t}})
+		two, err = Up(t.Context(), Options{Dir: dirs[1], Progress: testWriter{t}, BucketEndpoint: otherS3.URL,
+			Metadata: map[string]string{"b": metadataService.URL}})
 		return err
 	})
 	t.Cleanup(func() {
@@ -141,17 +151,27 @@ func TestTwoBeds(t *testing.T) {
 	require.NoError(t, g.Wait())
 
 	t.Run("the killed one is cleaned up by its next Up", func(t *testing.T) {
-		freezeSomething(t, one)
+		runPod(t, one, "frozen", "a")
+		a, err := one.Node("a")
+		require.NoError(t, err)
+		freezePods(t, a)
 		requireGone(t, one, func() error { return killSupervised(t, one) }, leftToClean)
 		again, err := Up(t.Context(), Options{Dir: dirs[0], Progress: testWriter{t}, Containerd: containerd24})
 		require.NoError(t, err)
-		a, err := again.Node("a")
+		a, err = again.Node("a")
 		require.NoError(t, err)
 		require.Contains(t, inside(t, a, "containerd", "--version"), " v2.4.")
 		runPod(t, again, "again", "b")
 		requireGone(t, again, func() error { return again.Down(context.Background()) })
 	})
 	t.Run("the other one has not noticed", func(t *testing.T) { runPod(t, two, "other", "a") })
+	t.Run("another metadata service and another S3 server", func(t *testing.T) {
+		b, err := two.Node("b")
+		require.NoError(t, err)
+		require.Equal(t, "i-of-another-mock200", metadata(t, b, "/latest/meta-data/instance-id"))
+		require.Equal(t, "another S3 server", inside(t, b, "curl", "-sS", two.Bucket().Endpoint))
+		require.Error(t, two.StopBucket(t.Context()))
+	})
 	t.Run("it ends with the process that brought it up", func(t *testing.T) {
 		requireGone(t, two, func() error { // as the kernel does it when that process dies
 			return two.lifeline.Close()
@@ -191,8 +211,14 @@ spec:
 
 func dieAndReturn(t *testing.T, c *Cluster, n *Node) {
 	inside(t, n, "touch", "/opt/kept", "/run/lost")
-	require.NoError(t, n.Kill(t.Context()))
-	_, err := n.Exec(t.Context(), "true")
+	freezePods(t, n) // must not hold up the death
+	pid, err := n.PID()
+	require.NoError(t, err)
+	first, err := layout.FindProcess(pid)
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	require.Eventually(t, first.Gone, 10*time.Second, 10*time.Millisecond)
+	_, err = n.Exec(t.Context(), "true")
 	require.ErrorIs(t, err, ErrNodeDown)
 	_, err = c.Kubectl(t.Context(), "wait", "--for=condition=Ready=Unknown", "node/"+n.Name, "--timeout=60s")
 	require.NoError(t, err, "the cluster must notice")
@@ -235,14 +261,12 @@ func probeBucket(ctx context.Context, c *Cluster) error {
 	return res.Body.Close()
 }
 
-// freezeSomething leaves a frozen process in node a, as a killed evacuation does. It must not hold up the end of a bed.
-func freezeSomething(t *testing.T, c *Cluster) {
-	runPod(t, c, "frozen", "a")
-	a, err := c.Node("a")
-	require.NoError(t, err)
+// freezePods freezes the node's containers, as a killed evacuation leaves them.
+func freezePods(t *testing.T, n *Node) {
+	t.Helper()
 	const script = `r="runc --root /run/containerd/runc/k8s.io"
-for c in $($r list -q); do $r ps "$c" | grep -q incluster && $r pause "$c"; done`
-	inside(t, a, "sh", "-euc", script+"; true")
+for c in $($r list -q); do if $r ps "$c" | grep -q incluster; then $r pause "$c"; echo frozen; fi; done`
+	require.NotEmpty(t, inside(t, n, "sh", "-euc", script))
 }
 
 func killSupervised(t *testing.T, c *Cluster) error {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // suite is the Debian release of nodes and images: the first with a CRIU that works on new kernels.
@@ -68,7 +67,11 @@ func debianRoot(ctx context.Context, p *reporter, packages []string) (string, er
 	if err != nil || len(packages) == 0 {
 		return base, err
 	}
-	what := "installing Debian packages " + strings.Join(packages, " ")
+	what := "installing Debian packages (" + packages[0]
+	if len(packages) > 1 {
+		what += fmt.Sprintf(" and %d more", len(packages)-1)
+	}
+	what += ")"
 	return cached(ctx, p, what, "debian-"+key(append(packages, suite, debianScript)...), func(tmp string) error {
 		return run(debianCommand(ctx, append([]string{"install", tmp, base}, packages...)...))
 	})

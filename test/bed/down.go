@@ -25,14 +25,8 @@ func Down(ctx context.Context, dir string) error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
-	state, err := layout.ReadState(d)
-	if err != nil && !errors.Is(err, layout.ErrNoState) {
+	if err := endSupervisor(ctx, d); err != nil {
 		return err
-	}
-	if state.Supervisor.Alive() {
-		if err := killSupervisor(ctx, d, state.Supervisor.PID); err != nil {
-			return err
-		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, downTimeout)
 	defer cancel()
@@ -47,21 +41,23 @@ func Down(ctx context.Context, dir string) error {
 	return os.Remove(lockPath(d)) // while we hold it: see tryLock
 }
 
-// killSupervisor ends the supervisor and with it the bed, and returns when all of its processes are gone.
-func killSupervisor(ctx context.Context, d layout.Dir, pid int) error {
+// endSupervisor ends the supervisor that the state folder names, and with it the bed, and returns when all of its
+// processes are gone.
+func endSupervisor(ctx context.Context, d layout.Dir) error {
+	state, err := layout.ReadState(d)
+	if errors.Is(err, layout.ErrNoState) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, downTimeout)
 	defer cancel()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("end supervisor %d: %w", pid, err)
-	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
-			return nil
-		}
-		if p, err := layout.FindProcess(pid); err != nil || !p.Alive() {
-			return nil
+	for first := true; !state.Supervisor.Gone(); first = false {
+		if first {
+			_ = syscall.Kill(state.Supervisor.PID, syscall.SIGKILL)
 		}
 		// A frozen container cannot die, and pid 1 waits for it.
 		if err := killCgroups(d); err != nil {
@@ -69,10 +65,11 @@ func killSupervisor(ctx context.Context, d layout.Dir, pid int) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("end supervisor %d: %w", pid, ctx.Err())
+			return fmt.Errorf("end supervisor %d: %w", state.Supervisor.PID, ctx.Err())
 		case <-tick.C:
 		}
 	}
+	return nil
 }
 
 func killCgroups(d layout.Dir) error {
@@ -85,6 +82,9 @@ func killCgroups(d layout.Dir) error {
 
 // removeLeftovers removes what a dead bed leaves. The caller holds the lock.
 func removeLeftovers(ctx context.Context, d layout.Dir) error {
+	if err := endSupervisor(ctx, d); err != nil {
+		return err
+	}
 	if err := removeCgroups(ctx, d); err != nil {
 		return err
 	}

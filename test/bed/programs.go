@@ -68,13 +68,13 @@ func buildModule(ctx context.Context, p *reporter, dir, name, ldflags, tags stri
 	parts = append(parts, string(version))
 	what := "building " + name + " (minutes at first, then seconds)"
 	return cached(ctx, p, what, "bin-"+name+"-"+key(parts...), func(tmp string) error {
-		for _, pkg := range packages {
-			err := p.long("building "+filepath.Base(pkg), func() error {
-				return run(command(ctx, dir, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false",
-					"-tags", tags, "-ldflags", ldflags, "-o", filepath.Join(tmp, filepath.Base(pkg)), pkg))
-			})
+		for i, pkg := range packages {
+			program := filepath.Base(pkg)
+			p.say("building %s: %s (%d of %d)", name, program, i+1, len(packages))
+			err := run(command(ctx, dir, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false",
+				"-tags", tags, "-ldflags", ldflags, "-o", filepath.Join(tmp, program), pkg))
 			if err != nil {
-				return err
+				return fmt.Errorf("build %s: %w", program, err)
 			}
 		}
 		return nil

@@ -151,7 +151,8 @@ func launch(ctx context.Context, p *reporter, o Options, config layout.Config, l
 		err = layout.WriteJSON(dir.State(), state)
 	}
 	if err != nil {
-		return nil, errors.Join(err, killSupervisor(context.WithoutCancel(ctx), dir, cmd.Process.Pid))
+		_ = cmd.Process.Kill()
+		return nil, errors.Join(err, endSupervisor(context.WithoutCancel(ctx), dir))
 	}
 	if o.Keep {
 		if _, err := handed.lifeline.Write([]byte{supervisor.LifelineDetach}); err != nil {

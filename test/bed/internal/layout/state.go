@@ -19,50 +19,62 @@ type Process struct {
 	Started uint64 `json:"started"`
 }
 
+// exiting is PF_EXITING of the kernel's include/linux/sched.h.
+const exiting = 0x4
+
+// stat is what we read of /proc/PID/stat.
+type stat struct {
+	state   byte
+	flags   uint64
+	started uint64
+}
+
+func readStat(pid int) (stat, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	s, err := parseStat(string(b))
+	if err != nil {
+		return stat{}, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	return s, nil
+}
+
+// parseStat takes a stat line apart. The command name in it may hold spaces and brackets.
+func parseStat(line string) (stat, error) {
+	fields := strings.Fields(line[strings.LastIndex(line, ")")+1:])
+	// proc_pid_stat(5) counts from 1, and two fields stand before ours.
+	const state, flags, start = 3 - 3, 9 - 3, 22 - 3
+	if len(fields) <= start {
+		return stat{}, errors.New("stat line is too short")
+	}
+	f, flagsErr := strconv.ParseUint(fields[flags], 10, 64)
+	t, startErr := strconv.ParseUint(fields[start], 10, 64)
+	return stat{state: fields[state][0], flags: f, started: t}, errors.Join(flagsErr, startErr)
+}
+
 // FindProcess reads the process that has the pid now.
 func FindProcess(pid int) (Process, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return Process{}, fmt.Errorf("read process %d: %w", pid, err)
-	}
-	started, err := parseStart(string(stat))
-	if err != nil {
-		return Process{}, fmt.Errorf("read process %d: %w", pid, err)
-	}
-	return Process{PID: pid, Started: started}, nil
+	s, err := readStat(pid)
+	return Process{PID: pid, Started: s.started}, err
 }
 
-// parseStart takes the start time from a stat line. The command name in it may hold spaces and brackets.
-func parseStart(stat string) (uint64, error) {
-	_, rest, ok := cutLast(stat, ")")
-	fields := strings.Fields(rest)
-	const start = 22 - 3 // fields count from 1, and two of them stand before rest
-	if !ok || len(fields) <= start {
-		return 0, errors.New("stat line is too short")
-	}
-	return strconv.ParseUint(fields[start], 10, 64)
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
-}
-
-// Alive reports whether this very process still exists. A zombie counts as gone.
+// Alive reports whether this very process still runs: one that is dying does not.
 func (p Process) Alive() bool {
-	if p.PID <= 0 {
-		return false
+	s, err := readStat(p.PID)
+	return err == nil && s.started == p.Started && s.state != 'Z' && s.flags&exiting == 0
+}
+
+// Gone reports whether nothing is left of the process. A pid 1 is dying for as long as its pid namespace has processes,
+// and its first thread may be a zombie meanwhile.
+func (p Process) Gone() bool {
+	s, err := readStat(p.PID)
+	if err != nil || s.started != p.Started {
+		return true
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
-	if err != nil {
-		return false
-	}
-	started, err := parseStart(string(stat))
-	_, rest, _ := cutLast(string(stat), ")")
-	return err == nil && started == p.Started && !strings.HasPrefix(strings.TrimSpace(rest), "Z")
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID))
+	return s.state == 'Z' && (err != nil || len(threads) <= 1)
 }
 
 // State is the content of the state file.

@@ -47,6 +47,11 @@ func (s *supervisor) startNode(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if !s.nodeAlive(name) { // killed by others, and perhaps not quite dead
+		if err := s.killNode(ctx, name); err != nil {
+			return err
+		}
+	}
 	s.nodesMu.Lock()
 	defer s.nodesMu.Unlock()
 	p := s.nodes[name]
@@ -70,8 +75,10 @@ func (s *supervisor) startNode(ctx context.Context, name string) error {
 	if err := os.MkdirAll(s.Dir.Node(name), 0o755); err != nil {
 		return fmt.Errorf("start node %s: %w", name, err)
 	}
-	if err := os.Remove(s.Dir.NodeNotices(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("start node %s: %w", name, err)
+	for _, of := range []string{s.Dir.NodeNotices(name), s.Dir.NodeProcess(name)} { // of its former life
+		if err := os.Remove(of); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("start node %s: %w", name, err)
+		}
 	}
 	p.bootID = uuid.NewString()
 	if err := s.launch(p, layout.NodeConfig{Config: s.Config, Node: node, BootID: p.bootID, MetadataVia: p.via}); err != nil {
@@ -167,6 +174,34 @@ func (s *supervisor) killNode(ctx context.Context, name string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// bury sees to nodes whose pid 1 was killed by others: frozen containers would hold up their death.
+func (s *supervisor) bury(ctx context.Context) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, n := range layout.Nodes() {
+			if _, running := s.boot(n.Name); !running || s.nodeAlive(n.Name) {
+				continue
+			}
+			s.log.Info().Str("node", n.Name).Msg("the node's pid 1 was killed")
+			if err := s.killNode(ctx, n.Name); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// nodeAlive is false only where the node has said who its pid 1 is, and that process is dying.
+func (s *supervisor) nodeAlive(name string) bool {
+	var p layout.Process
+	return layout.ReadJSON(s.Dir.NodeProcess(name), &p) != nil || p.Alive()
 }
 
 // awaitNodes waits until every node has reported itself ready.

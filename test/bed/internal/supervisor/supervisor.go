@@ -132,6 +132,7 @@ func (s *supervisor) up(ctx context.Context) error {
 	if err := s.serveControl(ctx); err != nil {
 		return err
 	}
+	s.group.Go(func() error { return s.bury(ctx) })
 	s.send(EventReady, "")
 	s.eventsMu.Lock()
 	defer s.eventsMu.Unlock()
