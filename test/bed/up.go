@@ -81,7 +81,8 @@ func parts(ctx context.Context, p *reporter, o Options) (layout.Config, error) {
 		c.BucketTarget, _ = target(o.BucketEndpoint)
 	}
 	err := errors.Join(os.MkdirAll(dir.Path("bin"), 0o755), os.MkdirAll(dir.Path("log"), 0o755),
-		os.WriteFile(dir.Marker(), nil, 0o644))
+		os.WriteFile(dir.Marker(), nil, 0o644),
+		os.WriteFile(dir.Path("go.mod"), []byte("module state // keeps ./... out of the nodes' disks\n"), 0o644))
 	if err != nil {
 		return c, fmt.Errorf("make state folder: %w", err)
 	}
