@@ -74,14 +74,14 @@ func Uninstall(ctx context.Context, c *bed.Cluster) error {
 	return k.Delete(ctx, site)
 }
 
-// siteOf gives each bed an overlay of its own, so that two checkouts and two beds of one do not collide.
+// siteOf puts the overlay into the bed's state folder: no two beds share it, and it goes with its bed.
 func siteOf(c *bed.Cluster, o Options) (Site, error) {
 	root, err := Checkout()
 	if err != nil {
 		return Site{}, err
 	}
 	site := Site{
-		Root: root, Work: filepath.Join(root, "build", "deploy", filepath.Base(c.Dir())),
+		Root: root, Work: c.Dir(),
 		Image: o.Image, MetadataEndpoint: o.MetadataEndpoint, Nodes: []string{"a", "b"},
 	}
 	switch o.Store {
@@ -106,7 +106,7 @@ func Checkout() (string, error) {
 	}
 	for at := folder; ; at = filepath.Dir(at) {
 		if _, err := os.Stat(filepath.Join(at, "manifests", "base")); err == nil {
-			return at, nil
+			return filepath.EvalSymlinks(at)
 		}
 		if at == filepath.Dir(at) {
 			return "", fmt.Errorf("no folder above %s has manifests/base: run this inside a checkout of Lifeboat", folder)

@@ -30,7 +30,7 @@ const (
 type Site struct {
 	// Root is the checkout that holds manifests/.
 	Root string
-	// Work is a folder for the generated overlay, inside Root: kustomize takes relative paths only.
+	// Work is where the generated overlay goes. Like Root it has no symbolic links: kustomize takes relative paths only.
 	Work string
 	// Image is the image reference that nodes pull.
 	Image string
@@ -169,6 +169,8 @@ func (k *Kube) CollectLogs(ctx context.Context, folder string) error {
 	}
 	var faults []error
 	save := func(name string, args ...string) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // logs of pods on a dead node do not come at all
+		defer cancel()
 		text, err := k.Kubectl(ctx, nil, args...)
 		if err != nil {
 			text += "\n" + err.Error() + "\n"

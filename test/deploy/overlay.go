@@ -34,6 +34,11 @@ type kustomization struct {
 	Images             []image     `json:"images"`
 	ConfigMapGenerator []generator `json:"configMapGenerator"`
 	SecretGenerator    []generator `json:"secretGenerator"`
+	Patches            []patch     `json:"patches,omitempty"`
+}
+
+type patch struct {
+	Patch string `json:"patch"`
 }
 
 type image struct {
@@ -49,6 +54,24 @@ type generator struct {
 	Literals []string `json:"literals,omitempty"`
 	Files    []string `json:"files,omitempty"`
 }
+
+// mountFolder gives the agents a folder of their node under the same path. Without it a file bucket would lie in the
+// agent's own container and end with it.
+const mountFolder = `apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: lifeboat-agent
+spec:
+  template:
+    spec:
+      containers:
+        - name: agent
+          volumeMounts:
+            - {name: bucket, mountPath: %[1]q}
+      volumes:
+        - name: bucket
+          hostPath: {path: %[1]q, type: Directory}
+`
 
 func overlayFolder(site Site) string {
 	return filepath.Join(site.Work, "overlay")
@@ -119,6 +142,9 @@ func overlayOf(site Site, base string) kustomization {
 		k.SecretGenerator = append(k.SecretGenerator, generator{Name: s3Secret, Literals: []string{
 			"AWS_ACCESS_KEY_ID=" + site.AccessKey, "AWS_SECRET_ACCESS_KEY=" + site.SecretKey,
 		}})
+	}
+	if folder, isFile := strings.CutPrefix(site.Bucket, "file://"); isFile {
+		k.Patches = []patch{{Patch: fmt.Sprintf(mountFolder, folder)}}
 	}
 	return k
 }

@@ -40,6 +40,8 @@ func TestWriteOverlay(t *testing.T) {
 	require.Equal(t, Namespace, k.Namespace)
 	require.Contains(t, k.ConfigMapGenerator[0].Literals, "LIFEBOAT_BUCKET=file:///srv/lifeboat-bucket")
 	require.Contains(t, k.ConfigMapGenerator[0].Literals, "LIFEBOAT_AWS_METADATA_ENDPOINT=http://metadata")
+	require.Len(t, k.Patches, 1)
+	require.Contains(t, k.Patches[0].Patch, `hostPath: {path: "/srv/lifeboat-bucket", type: Directory}`)
 	require.Contains(t, k.SecretGenerator[1].Literals, "AWS_SECRET_ACCESS_KEY=secret")
 	key, err := os.ReadFile(filepath.Join(folder, keyFile))
 	require.NoError(t, err)
