@@ -19,7 +19,7 @@
 //
 //   - Killed before or during the restore: runc is bound to the wrapper by PR_SET_PDEATHSIG, and CRIU, which waits for
 //     runc's word before it lets the tasks go, ends them. containerd takes the create as failed and calls
-//     `delete --force`, which passes through.
+//     `delete --force`: that waits for both to be gone, takes away the mount they leave, and passes through.
 //   - Killed between the restore and the marker: the same call ends the container; its state was on disk before the
 //     tasks were let go. No start follows a create that has failed, so a missing marker does no harm.
 //   - The marker cannot be written: its file is made before the restore and only gets its name afterwards, so a full

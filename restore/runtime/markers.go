@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // validID says that an id can be the name of a marker file. runc's own rules are narrower.
@@ -16,12 +17,14 @@ func validID(id string) bool {
 }
 
 // reserveMarker makes the file that keepMarker turns into the container's marker, so that nothing but a rename is left
-// to do once the container runs.
+// to do once the container runs. It holds the process group that this process now leads, which runc and CRIU join.
 func (o Options) reserveMarker(id string) error {
 	if err := os.MkdirAll(o.RestoredDir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of restored containers: %w", err)
 	}
-	if err := os.WriteFile(o.reservedMarker(id), nil, 0o600); err != nil {
+	// This fails for the leader of a session, which leads its group already.
+	_ = syscall.Setpgid(0, 0)
+	if err := os.WriteFile(o.reservedMarker(id), []byte(strconv.Itoa(syscall.Getpgrp())), 0o600); err != nil {
 		return fmt.Errorf("reserve the marker of %s: %w", id, err)
 	}
 	return nil
@@ -54,12 +57,39 @@ func (o Options) start(id string) error {
 // delete removes what the wrapper keeps of a container, and passes on. A leftover that cannot be removed does no harm:
 // ids are never used twice.
 func (o Options) delete(call Invocation, id string) error {
+	o.awaitRestore(id)
 	call.detachRoot(id)
 	_ = os.Remove(o.marker(id))
 	o.dropReservedMarker(id)
 	_ = os.Remove(filepath.Join(o.HoldDir, id))
 	return errPassThrough
 }
+
+// awaitRestore waits for the runc and CRIU of a wrapper that was killed to give up, and ends them where they do not:
+// what they still do would meddle with the removal of the container.
+func (o Options) awaitRestore(id string) {
+	text, err := os.ReadFile(o.reservedMarker(id))
+	if err != nil {
+		return
+	}
+	group, err := strconv.Atoi(string(text))
+	if err != nil || group <= 1 || group == syscall.Getpgrp() {
+		return
+	}
+	for waited := time.Duration(0); waited < giveUpTimeout; waited += giveUpPause {
+		if syscall.Kill(-group, 0) != nil {
+			return
+		}
+		time.Sleep(giveUpPause)
+	}
+	_ = syscall.Kill(-group, syscall.SIGKILL)
+}
+
+// How long CRIU gets to end what it has begun once runc is gone, and how often it is looked at.
+const (
+	giveUpTimeout = 3 * time.Second
+	giveUpPause   = 10 * time.Millisecond
+)
 
 // kill keeps a signal to a container under evacuation, and passes any other on.
 func (o Options) kill(id string, flags Flags) error {
