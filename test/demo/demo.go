@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -111,20 +112,28 @@ type demo struct {
 }
 
 // Run runs the demo and tells of it on out. The error is ErrFailed where something did not hold, and other where the
-// demo could not be carried through. Whatever happens, it takes down what it brought up, unless Keep is set.
+// demo could not be carried through or was stopped. Whatever happens, it takes down what it brought up, unless Keep is set.
 func Run(ctx context.Context, o Options, stage Stage, out io.Writer) (err error) {
 	if err := o.Validate(); err != nil {
 		return err
 	}
 	d := &demo{Options: o, stage: stage, tell: &teller{Palette: Palette{Colour: o.Colour}, out: out, start: time.Now(), live: o.Live}}
 	d.evidence = Evidence{FromNode: fromNode, ExitCode: -1}
+	// Nobody shall take an older run's results for this one's.
+	if err := os.RemoveAll(d.results()); err != nil {
+		return fmt.Errorf("remove older results: %w", err)
+	}
 	d.tell.block("\n" + d.tell.Bold("Lifeboat") + ": a training job outlives its node\n")
-	defer func() { err = errors.Join(err, d.leave(context.WithoutCancel(ctx), err != nil)) }()
+	defer func() { err = errors.Join(err, d.leave(context.WithoutCancel(ctx), err != nil && ctx.Err() == nil)) }()
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}
 	showErr := d.show(ctx)
-	return errors.Join(showErr, d.conclude(context.WithoutCancel(ctx), showErr))
+	if ctx.Err() != nil {
+		d.tell.say("stopped by a signal: taking the stage down")
+		return showErr
+	}
+	return errors.Join(showErr, d.conclude(ctx, showErr))
 }
 
 // prepare brings up the bed, Lifeboat on it, and the yardstick.

@@ -51,13 +51,19 @@ func (s *brokenStage) Collect(context.Context, string) error           { s.colle
 func (s *brokenStage) Down(ctx context.Context) error                  { s.down++; return ctx.Err() }
 
 func TestRunLeavesNothingBehind(t *testing.T) {
+	o := Options{Root: t.TempDir(), Window: 2 * time.Minute, Train: 10 * time.Second, Steps: 700}
+	old := filepath.Join(o.Root, "build", "demo", "report.json")
+	require.NoError(t, Report{Pass: true}.Write(old))
+	stage := &brokenStage{}
+	require.ErrorIs(t, Run(context.Background(), o, stage, io.Discard), errStage)
+	require.Equal(t, brokenStage{down: 1, collected: 1}, *stage)
+	require.NoFileExists(t, old, "an older run's report")
+
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	stage := &brokenStage{}
-	o := Options{Root: t.TempDir(), Window: 2 * time.Minute, Train: 10 * time.Second, Steps: 700}
+	stage = &brokenStage{}
 	require.ErrorIs(t, Run(ctx, o, stage, io.Discard), errStage)
-	require.Equal(t, 1, stage.down, "also after Ctrl-C")
-	require.Equal(t, 1, stage.collected)
+	require.Equal(t, brokenStage{down: 1}, *stage, "after Ctrl-C: nothing to explain, all taken down")
 }
 
 func TestLineWriter(t *testing.T) {
