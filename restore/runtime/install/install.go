@@ -34,7 +34,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/runtime"
 )
 
-// Options say what to put where. DefaultOptions fills all but HostRoot.
+// Options say what to put where. DefaultOptions are those of a node; tests bring their own.
 type Options struct {
 	Host Host
 	// Source holds bin/ and lib/ as the image brings them.
