@@ -189,6 +189,10 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	if err := e.thaw(ctx, t); err != nil {
 		return errors.Join(cause, err)
 	}
+	if errors.Is(cause, ErrGone) {
+		e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("target ended by itself before it was frozen")
+		return nil
+	}
 	e.mu.Lock()
 	e.failed[t.ID] = true
 	e.mu.Unlock()

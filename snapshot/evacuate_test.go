@@ -40,6 +40,7 @@ type node struct {
 	final     *Committed
 	failed    string
 	onDump    func()
+	leaving   bool
 }
 
 func (n *node) log(call string) {
@@ -63,6 +64,8 @@ func (n *node) Resume(context.Context, string) error {
 }
 
 func (n *node) Signal(_ context.Context, _ string, s syscall.Signal) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.signals = append(n.signals, s)
 	return nil
 }
@@ -112,6 +115,8 @@ func (n *node) Final(_ context.Context, _ Target, g Committed, _ Moments) error 
 	return nil
 }
 
+func (n *node) Leaving(context.Context, Target) (bool, error) { return n.leaving, nil }
+
 func (n *node) Failed(_ context.Context, _ Target, reason, _ string) error {
 	n.log("failed")
 	n.failed = reason
@@ -151,6 +156,8 @@ func (f *flaky) Stat(ctx context.Context, key string) (store.Info, error) {
 	}
 	return f.Bucket.Stat(ctx, key)
 }
+
+const window = 2 * time.Minute
 
 type scene struct {
 	*node
@@ -244,7 +251,7 @@ func TestEvacuation(t *testing.T) {
 				if c.set != nil {
 					c.set(s)
 				}
-				s.hear(notice(2 * time.Minute))
+				s.hear(notice(window))
 				err := s.evacuator.round(t.Context())
 				if !errors.Is(err, ErrUnprotected) {
 					require.NoError(t, err)
@@ -260,6 +267,20 @@ func TestEvacuation(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestSourceIsKilledOnceItsPodLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.hear(notice(window))
+		s.round(t)
+		synctest.Wait()
+		require.Empty(t, s.signals, "the kubelet would start it again")
+		s.leaving = true
+		time.Sleep(time.Second)
+		require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
+		require.Equal(t, StatusPaused, s.status, "it was never thawed")
+	})
 }
 
 func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {

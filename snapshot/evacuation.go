@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
@@ -18,6 +19,8 @@ const (
 	firstPause, longestPause = 250 * time.Millisecond, 4 * time.Second
 	// recordEvery is the wait between tries to record a durable generation, which are never given up.
 	recordEvery = time.Second
+	// endWithin bounds the wait for the release of a frozen source, endEvery is how often it is looked at.
+	endWithin, endEvery = time.Minute, 100 * time.Millisecond
 	// beginTimeout bounds the record before the freeze: the window is worth more than a note.
 	beginTimeout = 2 * time.Second
 )
@@ -210,5 +213,28 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
 		Int64("stored_bytes", g.StoredBytes).Int64("rss_bytes", g.RSSBytes).
 		Dur("freeze_to_dumped", m.Dumped.Sub(m.Frozen)).Dur("notice_to_durable", m.Durable.Sub(m.Notice)).Msg("evacuated")
+	go e.end(ctx, t)
 	return nil
+}
+
+// end kills the frozen source as soon as its pod is being deleted, when the kubelet starts nothing in it any more. A frozen
+// process does not answer SIGTERM, so the kubelet would wait for the whole grace period before it does the same.
+func (e *Evacuator) end(ctx context.Context, t Target) {
+	ctx, cancel := context.WithTimeout(ctx, endWithin)
+	defer cancel()
+	for {
+		leaving, err := e.options.Journal.Leaving(ctx, t)
+		if err == nil && leaving {
+			err = e.options.Runtime.Signal(ctx, t.ID, syscall.SIGKILL)
+			if err == nil || errors.Is(err, ErrGone) {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("source not ended; it stays frozen until the kubelet kills it")
+			return
+		case <-time.After(endEvery):
+		}
+	}
 }

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,21 +32,26 @@ func (h Holds) Set(id string) error {
 	return f.Close()
 }
 
-// Clear ends to hold and returns the signals that came meanwhile, each once, in their order.
+// Clear ends to hold and returns the signals that came meanwhile, each once, in their order. The wrapper appends under the
+// same lock and only while the file has its name, so none is missed.
 func (h Holds) Clear(id string) ([]syscall.Signal, error) {
-	aside := h.path("." + id)
-	if err := os.Rename(h.path(id), aside); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
+	f, err := os.Open(h.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("end hold of container %s: %w", id, err)
 	}
-	content, err := os.ReadFile(aside)
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock hold of container %s: %w", id, err)
+	}
+	if err := os.Remove(h.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("end hold of container %s: %w", id, err)
+	}
+	content, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("read held signals of container %s: %w", id, err)
-	}
-	if err := os.Remove(aside); err != nil {
-		return nil, fmt.Errorf("end hold of container %s: %w", id, err)
 	}
 	var signals []syscall.Signal
 	for _, field := range strings.Fields(string(content)) {
@@ -71,9 +77,7 @@ func (h Holds) List() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") {
-			ids = append(ids, e.Name())
-		}
+		ids = append(ids, e.Name())
 	}
 	return ids, nil
 }

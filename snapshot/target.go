@@ -114,6 +114,8 @@ type Journal interface {
 	// It may be called again with the same
 	// generation. Any error but ErrUnprotected leaves open whether it was written.
 	Final(ctx context.Context, t Target, g Committed, m Moments) error
+	// Leaving tells whether t's pod is being deleted or gone, so that the kubelet starts nothing in it any more.
+	Leaving(ctx context.Context, t Target) (bool, error)
 	// Failed records that t was not evacuated, with a reason of package v1alpha1.
 	Failed(ctx context.Context, t Target, reason, message string) error
 }

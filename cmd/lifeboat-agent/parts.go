@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -137,4 +139,31 @@ func requirements() map[string]string {
 		out["kernel"] = unix.ByteSliceToString(name.Release[:])
 	}
 	return out
+}
+
+// shared refuses a file:// bucket within this container's own root: it would look durable and end with the pod.
+func shared(bucket, root string) error {
+	folder, ok := strings.CutPrefix(bucket, "file://")
+	if !ok {
+		return nil
+	}
+	device := func(path string) (uint64, error) {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		return st.Dev, nil
+	}
+	own, err := device(root)
+	if err != nil {
+		return err
+	}
+	there, err := device(folder)
+	if err != nil {
+		return fmt.Errorf("%w; mount the folder that the nodes share there", err)
+	}
+	if own == there {
+		return errors.New("the folder is not a mount, so it would end with this container; mount the folder that the nodes share there")
+	}
+	return nil
 }

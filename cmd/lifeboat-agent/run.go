@@ -117,7 +117,8 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 			status, err := runc.Status(ctx, id)
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
 		},
-		Log: log.With().Str("part", "restore").Logger(),
+		OnHost: runc.OnHost,
+		Log:    log.With().Str("part", "restore").Logger(),
 	})
 	a.publisher = &publisher{node: own, config: c, log: log}
 	a.watcher = watcher.New(&sink{agent: a, log: log.With().Str("part", "watcher").Logger()},
@@ -151,6 +152,9 @@ func openStore(ctx context.Context, c *config) (*store.Store, error) {
 	bucket, err := open.Bucket(ctx, c.bucket)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
+	}
+	if err := shared(c.bucket, "/"); err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", c.bucket, err)
 	}
 	return store.New(bucket, key), nil
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -85,15 +86,40 @@ func (p *Preparer) clearVolumes(req handover.PrepareRequest) error {
 		return err
 	}
 	for name, source := range mounts.Volumes {
-		root, err := os.OpenRoot(filepath.Join(p.options.HostRoot, source))
-		if err != nil {
-			return fmt.Errorf("open volume %s: %w", name, err)
-		}
-		if err := errors.Join(empty(root), root.Close()); err != nil {
+		if err := emptyFolder(filepath.Join(p.options.HostRoot, source)); err != nil {
 			return fmt.Errorf("empty volume %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// resetLayer empties the container's writable layer after a failed attempt. An overlay's layer must not be changed beneath
+// it, so it is unmounted meanwhile; nothing of the container runs.
+func (p *Preparer) resetLayer(ctx context.Context, req handover.PrepareRequest) error {
+	rootfs := filepath.Join(req.Bundle, "rootfs")
+	overlay, err := layout.FindOverlay("/proc/1/mountinfo", rootfs)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errApply, err)
+	}
+	if err := p.options.OnHost(ctx, "umount", rootfs); err != nil {
+		return fmt.Errorf("%w: unmount the root file system: %w", errApply, err)
+	}
+	emptied := emptyFolder(filepath.Join(p.options.HostRoot, overlay.Upper))
+	// containerd may name the layers below relative to the folder of its snapshots.
+	snapshots := filepath.Dir(filepath.Dir(overlay.Upper))
+	err = p.options.OnHost(ctx, "env", "-C", snapshots, "mount", "-t", "overlay", "-o", overlay.Options, "overlay", rootfs)
+	if err := errors.Join(emptied, err); err != nil {
+		return fmt.Errorf("%w: empty the writable layer: %w", errApply, err)
+	}
+	return nil
+}
+
+func emptyFolder(path string) error {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(empty(root), root.Close())
 }
 
 func empty(root *os.Root) error {

@@ -25,6 +25,7 @@ type rung int
 const (
 	rungCreate rung = iota
 	rungEvacuated
+	rungWait
 	rungRestore
 	rungStartClean
 	rungFail
@@ -47,8 +48,11 @@ func choose(status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, onFa
 	}
 	claim, restored := status.Claim, status.Condition(v1alpha1.ConditionRestored)
 	if claim == nil || claim.PodUID != pod || restored == nil {
-		if status.WaitingGeneration() != nil {
+		switch {
+		case status.WaitingGeneration() != nil:
 			return rungRestore
+		case status.FinalGeneration() != nil:
+			return rungWait
 		}
 		return rungCreate
 	}

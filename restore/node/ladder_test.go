@@ -60,7 +60,7 @@ func TestChoose(t *testing.T) {
 		{name: "nothing known", status: &v1alpha1.CheckpointStatus{}, pod: "new", want: rungCreate},
 		{name: "generation waits", status: waiting(), pod: "new", want: rungRestore},
 		{name: "the source itself starts again", status: waiting(), pod: "old", want: rungEvacuated},
-		{name: "source not released", status: unreleased, pod: "new", want: rungCreate},
+		{name: "source not released", status: unreleased, pod: "new", want: rungWait},
 		{name: "not durable", status: notDurable, pod: "new", want: rungCreate},
 		{name: "claimed by another pod", status: claimed(v1alpha1.ReasonRestored, 1), pod: "third", want: rungCreate},
 		{name: "restored, then exited", status: claimed(v1alpha1.ReasonRestored, 1), pod: "new", want: rungCreate},

@@ -36,11 +36,14 @@ import (
 )
 
 const (
-	// releaseWait is how long a pod waits for its predecessor to be released before the kubelet has to try again.
-	releaseWait = 20 * time.Second
-	// releaseEvery is how often that is looked at.
-	releaseEvery = 250 * time.Millisecond
+	// prepareTime bounds one answer; lifeboat-runtime waits a little longer, and the kubelet gives a create two minutes.
+	prepareTime = 90 * time.Second
+	// tryEvery is the first wait between two steps, tryAtMost the longest.
+	tryEvery, tryAtMost = 250 * time.Millisecond, 4 * time.Second
 )
+
+// errRefused: the container must not start, and asking again makes no sense.
+var errRefused = errors.New("refused")
 
 // errWait: a final generation is there, but its source has not been released yet.
 var errWait = errors.New("the pod before this one has not been released yet")
@@ -59,9 +62,11 @@ type Options struct {
 	WorkDir string
 	// CRIUConfig is the host path of the CRIU configuration for restores.
 	CRIUConfig string
+	// OnHost runs a program in the mount namespace of the host's pid 1.
+	OnHost func(ctx context.Context, argv ...string) error
 	// Running tells whether the OCI runtime has a live container of that id.
 	Running func(ctx context.Context, id string) (bool, error)
-	Log        zerolog.Logger
+	Log     zerolog.Logger
 }
 
 // Preparer prepares restores on this node.
@@ -70,9 +75,29 @@ type Preparer struct{ options Options }
 // New returns a Preparer.
 func New(options Options) *Preparer { return &Preparer{options: options} }
 
-// Prepare answers what becomes of a container about to be created. An error fails the create; the kubelet tries again.
+// Prepare answers what becomes of a container about to be created. What may pass (an API server or a bucket that does
+// not answer, a source not released yet) is waited for within the time that the kubelet gives a create: the error of one
+// is the end of a pod that must not restart.
 func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
-	checkpoint, err := p.released(ctx, req)
+	ctx, cancel := context.WithTimeout(ctx, prepareTime)
+	defer cancel()
+	for wait := tryEvery; ; wait = min(2*wait, tryAtMost) {
+		reply, err := p.step(ctx, req)
+		if err == nil || errors.Is(err, errRefused) {
+			return reply, err
+		}
+		p.options.Log.Warn().Err(err).Str("namespace", req.Namespace).Str("pod", req.Pod).Msg("not prepared yet, trying again")
+		select {
+		case <-ctx.Done():
+			return handover.PrepareReply{}, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// step takes one step on the ladder: an answer, or an error that says what is still missing.
+func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
+	checkpoint, err := p.options.Checkpoints.Get(ctx, req.Namespace, req.Pod)
 	if apierrors.IsNotFound(err) {
 		return p.create(), nil
 	}
@@ -80,24 +105,27 @@ func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (ha
 		return handover.PrepareReply{}, err
 	}
 	pod, err := p.options.Client.CoreV1().Pods(req.Namespace).Get(ctx, req.Pod, metav1.GetOptions{})
-	if err != nil {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return handover.PrepareReply{}, fmt.Errorf("get pod %s/%s: %w", req.Namespace, req.Pod, err)
 	}
-	if string(pod.UID) != req.PodUID {
-		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s of UID %s is gone; it has UID %s now", req.Namespace, req.Pod, req.PodUID, pod.UID)
+	if err != nil || string(pod.UID) != req.PodUID {
+		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s of UID %s is gone", errRefused, req.Namespace, req.Pod, req.PodUID)
 	}
 	outcome, err := p.outcome(ctx, req.PodUID)
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
-	switch rung := choose(&checkpoint.Status, pod.UID, outcome, pod.Annotations[v1alpha1.AnnotationOnRestoreFailure]); rung {
+	switch choose(&checkpoint.Status, pod.UID, outcome, pod.Annotations[v1alpha1.AnnotationOnRestoreFailure]) {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
-		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s has been evacuated from this node and must not start again", req.Namespace, req.Pod)
+		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s has been evacuated from this node and must not start again",
+			errRefused, req.Namespace, req.Pod)
+	case rungWait:
+		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errWait)
 	case rungFail:
-		return handover.PrepareReply{}, fmt.Errorf("generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
-			req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
+		return handover.PrepareReply{}, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
+			errRefused, req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
 	case rungStartClean:
 		return p.startClean(ctx, req)
 	default:
@@ -107,29 +135,6 @@ func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (ha
 
 func (p *Preparer) create() handover.PrepareReply {
 	return handover.PrepareReply{Action: handover.ActionCreate}
-}
-
-// released reads the pod's Checkpoint, and waits a while where its newest generation is another pod's that is not
-// released yet.
-func (p *Preparer) released(ctx context.Context, req handover.PrepareRequest) (*v1alpha1.Checkpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, releaseWait)
-	defer cancel()
-	for {
-		checkpoint, err := p.options.Checkpoints.Get(ctx, req.Namespace, req.Pod)
-		if err != nil {
-			return nil, err
-		}
-		status := &checkpoint.Status
-		unreleased := status.FinalGeneration() != nil && status.WaitingGeneration() == nil
-		if !unreleased || string(status.Generation.PodUID) == req.PodUID {
-			return checkpoint, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errWait)
-		case <-time.After(releaseEvery):
-		}
-	}
 }
 
 // restore claims the waiting generation, or goes on under the claim that the pod holds, and brings its state here.
@@ -186,6 +191,11 @@ func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1
 			return 0, fmt.Errorf("make folder for images: %w", err)
 		}
 	}
+	if c.Status.Claim.Attempts > 1 {
+		if err := p.resetLayer(ctx, req); err != nil {
+			return 0, err
+		}
+	}
 	trees, err := p.openTrees(req, reply.ImagePath)
 	if err != nil {
 		return 0, err
@@ -208,7 +218,7 @@ func (p *Preparer) dropImages(containerID string) error {
 
 // startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
 func (p *Preparer) startClean(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
-	if err := p.clearVolumes(req); err != nil {
+	if err := errors.Join(p.clearVolumes(req), p.resetLayer(ctx, req)); err != nil {
 		return handover.PrepareReply{}, err
 	}
 	var cause string

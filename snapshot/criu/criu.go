@@ -109,10 +109,7 @@ func (r *Runc) Resume(ctx context.Context, id string) error {
 // Signal implements snapshot.Runtime. It goes to the runtime itself, past lifeboat-runtime and its holds.
 func (r *Runc) Signal(ctx context.Context, id string, signal syscall.Signal) error {
 	if _, err := r.run(ctx, "kill", id, strconv.Itoa(int(signal))); err != nil {
-		if status, _ := r.Status(ctx, id); status == snapshot.StatusStopped {
-			err = snapshot.ErrGone
-		}
-		return fmt.Errorf("send signal %d to container %s: %w", signal, id, err)
+		return fmt.Errorf("send signal %d to container %s: %w", signal, id, r.orGone(ctx, id, err))
 	}
 	return nil
 }
@@ -130,9 +127,17 @@ func (r *Runc) turn(ctx context.Context, verb, id string, wanted snapshot.Status
 		return fmt.Errorf("%s container %s: %w", verb, id, snapshot.ErrGone)
 	}
 	if _, err := r.run(ctx, verb, id); err != nil {
-		return fmt.Errorf("%s container %s: %w", verb, id, err)
+		return fmt.Errorf("%s container %s: %w", verb, id, r.orGone(ctx, id, err))
 	}
 	return nil
+}
+
+// orGone is ErrGone where the container has ended meanwhile, and err otherwise.
+func (r *Runc) orGone(ctx context.Context, id string, err error) error {
+	if status, fault := r.Status(ctx, id); fault == nil && status == snapshot.StatusStopped {
+		return snapshot.ErrGone
+	}
+	return err
 }
 
 // Dump implements snapshot.Runtime: a full dump into dir/images, CRIU's logs into dir/work.
@@ -147,8 +152,8 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 			return snapshot.Dump{}, fmt.Errorf("make %s: %w", d, err)
 		}
 	}
-	_, err := r.run(ctx, "checkpoint", "--leave-running", "--image-path", images, "--work-path", work, id)
-	if err != nil {
+	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
+	if _, err := r.run(ctx, append(args, id)...); err != nil {
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
 	}
 	status, err := r.Status(ctx, id)
@@ -175,14 +180,27 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 // seen is a host path as this process sees it.
 func (r *Runc) seen(hostPath string) string { return filepath.Join(r.HostRoot, hostPath) }
 
-// run calls the runtime in the host's namespaces and returns its standard output. Its own words are part of the error.
+// OnHost runs a program in the namespaces of the host's pid 1. Its own words are part of the error.
+func (r *Runc) OnHost(ctx context.Context, argv ...string) error {
+	_, err := r.onHost(ctx, argv...)
+	return err
+}
+
+// run calls the runtime and returns its standard output.
 func (r *Runc) run(ctx context.Context, args ...string) ([]byte, error) {
 	argv := []string{
-		"--target", "1", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--",
-		"/usr/bin/env", "PATH=" + r.CRIUDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"CRIU_CONFIG_FILE=" + r.ConfigFile, r.Binary, "--root", r.Root,
+		"env", "PATH=" + r.CRIUDir + ":" + hostPath, "CRIU_CONFIG_FILE=" + r.ConfigFile, r.Binary, "--root", r.Root,
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", append(argv, args...)...)
+	return r.onHost(ctx, append(argv, args...)...)
+}
+
+const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func (r *Runc) onHost(ctx context.Context, argv ...string) ([]byte, error) {
+	args := []string{
+		"--target", "1", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--", "/usr/bin/env", "PATH=" + hostPath,
+	}
+	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
 	// The whole group is killed with the call, for runc leaves its criu behind.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

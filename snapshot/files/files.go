@@ -3,7 +3,6 @@
 package files
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -40,11 +39,11 @@ func New(hostRoot string) *Reader { return &Reader{hostRoot: hostRoot, mountinfo
 
 // Add implements snapshot.Files.
 func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.AddFunc) error {
-	upper, err := r.upperDir(filepath.Join(c.Bundle, "rootfs"))
+	overlay, err := layout.FindOverlay(r.mountinfo, filepath.Join(c.Bundle, "rootfs"))
 	if err != nil {
 		return err
 	}
-	trees := []tree{{host: upper, root: layout.Layer, layer: true}}
+	trees := []tree{{host: overlay.Upper, root: layout.Layer, layer: true}}
 	mounts, err := layout.ReadStateMounts(filepath.Join(r.hostRoot, c.Bundle))
 	if err != nil {
 		return err
@@ -62,37 +61,6 @@ func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.Add
 		}
 	}
 	return nil
-}
-
-// upperDir finds the writable layer of the overlay mounted at rootfs, a host path.
-func (r *Reader) upperDir(rootfs string) (string, error) {
-	f, err := os.Open(r.mountinfo)
-	if err != nil {
-		return "", fmt.Errorf("read mounts of the host: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		kind := strings.Fields(after)
-		if !ok || len(fields) < 5 || len(kind) < 3 || fields[4] != rootfs {
-			continue
-		}
-		if kind[0] != "overlay" {
-			return "", fmt.Errorf("root file system %s is %s; only containerd's overlayfs snapshotter is supported", rootfs, kind[0])
-		}
-		for option := range strings.SplitSeq(kind[2], ",") {
-			if upper, ok := strings.CutPrefix(option, "upperdir="); ok {
-				return upper, nil
-			}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("read mounts of the host: %w", err)
-	}
-	return "", fmt.Errorf("root file system %s has no writable overlay layer", rootfs)
 }
 
 // tree is one folder to read.

@@ -154,6 +154,18 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 	return nil
 }
 
+// Leaving implements snapshot.Journal.
+func (j *Journal) Leaving(ctx context.Context, t snapshot.Target) (bool, error) {
+	pod, err := j.Node.Client.CoreV1().Pods(t.Namespace).Get(ctx, t.Pod, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get pod %s/%s: %w", t.Namespace, t.Pod, err)
+	}
+	return string(pod.UID) != t.PodUID || pod.DeletionTimestamp != nil, nil
+}
+
 // Failed implements snapshot.Journal.
 func (j *Journal) Failed(ctx context.Context, t snapshot.Target, reason, message string) error {
 	err := j.update(ctx, t, func(c *v1alpha1.Checkpoint) {

@@ -20,6 +20,9 @@ import (
 // Namespace is where the manifests put Lifeboat.
 const Namespace = "lifeboat-system"
 
+// Cluster is the cluster's name in the bucket.
+const Cluster = "test"
+
 // Stores that Options may name.
 const (
 	StoreS3   = "s3"

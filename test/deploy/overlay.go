@@ -130,7 +130,7 @@ func overlayOf(site Site, base string) kustomization {
 		Images:     []image{imageOf(site.Image)},
 		ConfigMapGenerator: []generator{{Name: configMap, Behavior: "merge", Literals: []string{
 			"LIFEBOAT_BUCKET=" + site.Bucket,
-			"LIFEBOAT_CLUSTER=test",
+			"LIFEBOAT_CLUSTER=" + Cluster,
 		}}},
 		SecretGenerator: []generator{{Name: keySecret, Files: []string{"key=" + keyFile}}},
 	}

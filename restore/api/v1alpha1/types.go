@@ -134,8 +134,8 @@ type Claim struct {
 	// +kubebuilder:validation:Minimum=1
 	Epoch int64 `json:"epoch"`
 	// +kubebuilder:validation:MinLength=1
-	NodeName string `json:"nodeName"`
-	PodUID types.UID `json:"podUID"`
+	NodeName string    `json:"nodeName"`
+	PodUID   types.UID `json:"podUID"`
 	// Attempts counts the restores tried under this claim.
 	Attempts int32            `json:"attempts"`
 	Time     metav1.MicroTime `json:"time"`

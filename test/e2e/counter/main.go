@@ -1,0 +1,45 @@
+// Command counter is the job of the end-to-end tests: it counts in memory alone, proves its memory at every step, and
+// logs each step to standard output, to an emptyDir (/data) and to its writable layer (/tmp).
+//
+//	counter [-mib N] [-every D] [-steps N]
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+func main() {
+	mib := flag.Int("mib", 16, "random MiB held in memory")
+	every := flag.Duration("every", 100*time.Millisecond, "time between steps")
+	steps := flag.Int("steps", 0, "exit with status 0 after so many steps; 0: never")
+	flag.Parse()
+	blob := make([]byte, *mib<<20)
+	rand.Read(blob)
+	sum := sha256.Sum256(blob)
+	token := hex.EncodeToString(sum[:8])
+	out := io.MultiWriter(os.Stdout, open("/data/steps.log"), open("/tmp/steps.log"))
+	for n := 1; *steps == 0 || n <= *steps; n++ {
+		if n%20 == 0 && sha256.Sum256(blob) != sum {
+			fmt.Fprintln(os.Stderr, "memory differs from what was put there")
+			os.Exit(3)
+		}
+		fmt.Fprintf(out, "n=%d token=%s\n", n, token)
+		time.Sleep(*every)
+	}
+}
+
+func open(name string) *os.File {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	return f
+}

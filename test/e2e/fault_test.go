@@ -1,0 +1,226 @@
+package e2e
+
+import (
+	"context"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/test/deploy"
+)
+
+func TestAgentsRestartAndTheBucketIsDownAtTheirStart(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	j := w.start(ctx, t, counterPod("restarts", "a", w.image))
+	require.NoError(t, w.bed.StopBucket(ctx))
+	t.Cleanup(func() { require.NoError(t, w.bed.StartBucket(context.WithoutCancel(ctx))) })
+	for _, node := range []string{"a", "b"} {
+		w.restartAgent(ctx, t, node)
+	}
+	require.NoError(t, w.bed.StartBucket(ctx))
+	w.interrupt(ctx, t, "a", window)
+	j.waitOn(ctx, "b")
+	j.requireContinuous(ctx, "b", 0)
+}
+
+func TestBucketThatStaysDownCostsNobodyHisJob(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	j := w.start(ctx, t, counterPod("no-bucket", "a", w.image))
+	require.NoError(t, w.bed.StopBucket(ctx))
+	t.Cleanup(func() { require.NoError(t, w.bed.StartBucket(context.WithoutCancel(ctx))) })
+	w.interrupt(ctx, t, "a", 15*time.Second)
+	c := j.waitCondition(ctx, v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonBucketFailed)
+	require.Nil(t, c.Status.Generation)
+	j.waitEvent(ctx, v1alpha1.ReasonBucketFailed)
+	steps := j.logs(ctx)
+	j.waitStep(ctx, steps[len(steps)-1].n+5)
+	require.Equal(t, "a", j.waitRunning(ctx).Spec.NodeName)
+	j.requireContinuous(ctx, "a", 1)
+}
+
+// TestAgentKilledMidwayFinishes kills the agent while its target is frozen and the bucket is down; the bucket is back
+// before the deadline, so the agent that follows finishes.
+func TestAgentKilledMidwayFinishes(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	j := frozenByDeadAgent(ctx, t, w, "killed-finishes", window)
+	require.NoError(t, w.bed.StartBucket(ctx))
+	j.waitOn(ctx, "b")
+	j.requireContinuous(ctx, "b", 0)
+}
+
+// TestAgentKilledMidwayThaws is the same with a bucket that is down beyond the deadline.
+func TestAgentKilledMidwayThaws(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	j := frozenByDeadAgent(ctx, t, w, "killed-thaws", 15*time.Second)
+	c := j.wait(ctx, "not evacuated", func(c *v1alpha1.Checkpoint) bool {
+		e := c.Status.Condition(v1alpha1.ConditionEvacuated)
+		return e != nil && e.Status == metav1.ConditionFalse
+	})
+	require.Nil(t, c.Status.Generation)
+	steps := j.logs(ctx)
+	j.waitStep(ctx, steps[len(steps)-1].n+5)
+	require.Equal(t, "running", j.container(ctx, "a", "status"))
+	j.requireContinuous(ctx, "a", 1)
+}
+
+// frozenByDeadAgent stops the bucket, has node a interrupted, waits until the job is dumped and still frozen, and kills
+// the agent.
+func frozenByDeadAgent(ctx context.Context, t *testing.T, w *world, name string, in time.Duration) *job {
+	t.Helper()
+	j := w.start(ctx, t, counterPod(name, "a", w.image))
+	require.NoError(t, w.bed.StopBucket(ctx))
+	t.Cleanup(func() { require.NoError(t, w.bed.StartBucket(context.WithoutCancel(ctx))) })
+	w.interrupt(ctx, t, "a", in)
+	require.NoError(t, deploy.Until(ctx, "frozen job", func(ctx context.Context) (bool, string, error) {
+		status := j.container(ctx, "a", "status")
+		return status == "paused", status, nil
+	}))
+	w.killAgent(ctx, t, "a")
+	return j
+}
+
+func TestDamagedGenerations(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		damage    func(ctx context.Context, t *testing.T, objects *objects, folder string)
+		onFailure string
+		reason    string
+	}{
+		{"corrupt-manifest", func(ctx context.Context, t *testing.T, o *objects, folder string) {
+			o.flip(ctx, t, o.one(ctx, t, folder+"gen/"))
+		}, "", v1alpha1.ReasonManifestCorrupt},
+		{"missing-pack", func(ctx context.Context, t *testing.T, o *objects, folder string) {
+			o.remove(ctx, t, o.one(ctx, t, folder+"packs/"))
+		}, "", v1alpha1.ReasonPackMissing},
+		{"missing-pack-must-not-start", func(ctx context.Context, t *testing.T, o *objects, folder string) {
+			o.remove(ctx, t, o.one(ctx, t, folder+"packs/"))
+		}, "fail", v1alpha1.ReasonPackMissing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, w := testContext(t), shared()
+			pod := counterPod(c.name, "a", w.image)
+			pod.Annotations = map[string]string{v1alpha1.AnnotationOnRestoreFailure: c.onFailure}
+			j := w.start(ctx, t, pod)
+			token := j.logs(ctx)[0].token
+			w.cordon(ctx, t, "b", true)
+			w.interrupt(ctx, t, "a", window)
+			released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+			c.damage(ctx, t, newObjects(t, w), "v1/"+deploy.Cluster+"/"+namespace+"/"+released.Name+"-"+string(released.UID)+"/")
+			w.cordon(ctx, t, "b", false)
+
+			j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, c.reason)
+			j.waitEvent(ctx, c.reason)
+			if c.onFailure == "fail" {
+				_, err := w.kube.WaitPod(ctx, namespace, j.name, "refused", func(p *corev1.Pod) (bool, error) {
+					s := p.Status.ContainerStatuses
+					return len(s) == 1 && s[0].State.Waiting != nil && strings.Contains(s[0].State.Waiting.Message, v1alpha1.AnnotationOnRestoreFailure), nil
+				})
+				require.NoError(t, err)
+				return
+			}
+			j.waitOn(ctx, "b")
+			j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean)
+			j.waitEvent(ctx, v1alpha1.ReasonStartedClean)
+			require.NotEqual(t, token, j.requireContinuous(ctx, "b", 1).token, "it started from the beginning")
+		})
+	}
+}
+
+func TestExitAfterARestoreStartsClean(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	pod := counterPod("exits", "a", w.image)
+	pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
+	j := w.start(ctx, t, pod)
+	token := j.logs(ctx)[0].token
+	w.interrupt(ctx, t, "a", window)
+	j.waitOn(ctx, "b")
+	_, err := w.node(t, "b").Exec(ctx, "kill", "-KILL", j.pid(ctx, "b"))
+	require.NoError(t, err)
+	_, err = w.kube.WaitPod(ctx, namespace, j.name, "restarted", func(p *corev1.Pod) (bool, error) {
+		s := p.Status.ContainerStatuses
+		return len(s) == 1 && s[0].RestartCount == 1 && s[0].State.Running != nil, nil
+	})
+	require.NoError(t, err)
+	j.waitStep(ctx, 3)
+	require.NotEqual(t, token, j.logs(ctx)[0].token)
+}
+
+func (w *world) cordon(ctx context.Context, t *testing.T, node string, on bool) {
+	t.Helper()
+	verb := "uncordon"
+	if on {
+		verb = "cordon"
+		t.Cleanup(func() { w.cordon(context.WithoutCancel(ctx), t, node, false) })
+	}
+	_, err := w.kube.Kubectl(ctx, nil, verb, node)
+	require.NoError(t, err)
+}
+
+// restartAgent deletes the agent's pod and waits for the next one to be ready.
+func (w *world) restartAgent(ctx context.Context, t *testing.T, node string) {
+	t.Helper()
+	old, err := w.agentPod(ctx, node)
+	require.NoError(t, err)
+	require.NoError(t, w.kube.CoreV1().Pods(old.Namespace).Delete(ctx, old.Name, metav1.DeleteOptions{}))
+	require.NoError(t, deploy.Until(ctx, "agent on "+node, func(ctx context.Context) (bool, string, error) {
+		now, err := w.agentPod(ctx, node)
+		if err != nil {
+			return false, err.Error(), nil
+		}
+		return now.UID != old.UID && deploy.PodReady(now), now.Name, nil
+	}))
+}
+
+// objects is the bed's bucket, for those who damage it.
+type objects struct {
+	client *minio.Client
+	bucket string
+}
+
+func newObjects(t *testing.T, w *world) *objects {
+	t.Helper()
+	b := w.bed.Bucket()
+	client, err := minio.New(strings.TrimPrefix(b.LocalEndpoint, "http://"), &minio.Options{
+		Creds: credentials.NewStaticV4(b.AccessKey, b.SecretKey, ""), Region: b.Region,
+	})
+	require.NoError(t, err)
+	return &objects{client: client, bucket: b.Name}
+}
+
+// one returns the first key below prefix.
+func (o *objects) one(ctx context.Context, t *testing.T, prefix string) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for object := range o.client.ListObjects(ctx, o.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		require.NoError(t, object.Err)
+		return object.Key
+	}
+	t.Fatal("no object below " + prefix)
+	return ""
+}
+
+func (o *objects) remove(ctx context.Context, t *testing.T, key string) {
+	t.Helper()
+	require.NoError(t, o.client.RemoveObject(ctx, o.bucket, key, minio.RemoveObjectOptions{}))
+}
+
+// flip changes one bit in the middle of an object.
+func (o *objects) flip(ctx context.Context, t *testing.T, key string) {
+	t.Helper()
+	object, err := o.client.GetObject(ctx, o.bucket, key, minio.GetObjectOptions{})
+	require.NoError(t, err)
+	body, err := io.ReadAll(object)
+	require.NoError(t, err)
+	body[len(body)/2] ^= 1
+	_, err = o.client.PutObject(ctx, o.bucket, key, strings.NewReader(string(body)), int64(len(body)), minio.PutObjectOptions{})
+	require.NoError(t, err)
+}

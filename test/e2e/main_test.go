@@ -1,0 +1,116 @@
+// Package e2e tries the whole path on the test bed: real Kubernetes, containerd, runc, CRIU and S3. The tests run one
+// after the other on one bed; each leaves both nodes up, untainted and without pods of its own.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/lifeboat-dev/lifeboat/test/bed"
+	"github.com/lifeboat-dev/lifeboat/test/deploy"
+)
+
+// cluster and kube are the bed that the tests share, with Lifeboat on it; counterImage is the job's image.
+var (
+	cluster      *bed.Cluster
+	kube         *deploy.Kube
+	counterImage string
+)
+
+// attach names the state folder of a bed that is up, to try single tests without bringing one up each time.
+const attach = "LIFEBOAT_E2E_BED"
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if os.Getuid() != 0 {
+		return 0, fmt.Errorf("the test bed needs root")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
+	defer cancel()
+	c, down, err := setUp(ctx, "e2e", "")
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if code != 0 || err != nil {
+			logs := filepath.Join(os.TempDir(), "lifeboat-e2e-logs")
+			fmt.Fprintln(os.Stderr, "e2e: logs are in", logs, deploy.CollectLogs(ctx, c.bed, logs))
+		}
+		if fault := down(ctx); err == nil {
+			err = fault
+		}
+	}()
+	cluster, kube, counterImage = c.bed, c.kube, c.image
+	return m.Run(), nil
+}
+
+// world is a bed with Lifeboat and the image of the job on it.
+type world struct {
+	bed   *bed.Cluster
+	kube  *deploy.Kube
+	image string
+}
+
+// setUp brings a bed up, or attaches to the one named by LIFEBOAT_E2E_BED, and puts Lifeboat and the job onto it.
+func setUp(ctx context.Context, name, containerd string) (*world, func(context.Context) error, error) {
+	root, err := deploy.Checkout()
+	if err != nil {
+		return nil, nil, err
+	}
+	w := &world{}
+	down := func(context.Context) error { return nil }
+	if dir := os.Getenv(attach); dir != "" && containerd == "" {
+		if w.bed, err = bed.Attach(dir); err != nil {
+			return nil, nil, err
+		}
+	} else {
+		w.bed, err = bed.Up(ctx, bed.Options{
+			Dir: filepath.Join(root, "build", name), Containerd: containerd, Progress: os.Stderr,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		down = w.bed.Down
+	}
+	if err := w.install(ctx, root); err != nil {
+		return nil, nil, errorsAfter(err, down(ctx))
+	}
+	return w, down, nil
+}
+
+func (w *world) install(ctx context.Context, root string) error {
+	image, err := deploy.BuildImage(ctx, w.bed, os.Stderr)
+	if err != nil {
+		return err
+	}
+	if w.kube, err = deploy.Install(ctx, w.bed, deploy.Options{Image: image}); err != nil {
+		return fmt.Errorf("install Lifeboat: %w", err)
+	}
+	counter := filepath.Join(root, "build", "bin", "counter")
+	if err := bed.BuildBinary(ctx, "./test/e2e/counter", counter); err != nil {
+		return err
+	}
+	w.image, err = w.bed.BinaryImage(ctx, "counter", map[string]string{"/counter": counter}, v1.Config{Entrypoint: []string{"/counter"}})
+	return err
+}
+
+func errorsAfter(err, fault error) error {
+	if fault != nil {
+		return fmt.Errorf("%w; taking the bed down: %w", err, fault)
+	}
+	return err
+}
