@@ -49,6 +49,8 @@ type Evacuator struct {
 	heard  bool
 	failed map[string]bool
 	wake   chan struct{}
+	// ending are the frozen sources that wait for the release of their pods.
+	ending sync.WaitGroup
 }
 
 // Options are what an Evacuator works with.
@@ -98,6 +100,7 @@ func (e *Evacuator) turn(n *watcher.Notice) {
 // Run evacuates when a notice comes, and settles what an earlier life of this agent left frozen, until ctx ends. A
 // running evacuation is not cut short by ctx: it ends by itself, at its deadline at the latest.
 func (e *Evacuator) Run(ctx context.Context) error {
+	defer e.ending.Wait()
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {

@@ -248,6 +248,7 @@ func TestEvacuation(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScene(t)
+				defer s.evacuator.ending.Wait()
 				if c.set != nil {
 					c.set(s)
 				}
@@ -272,6 +273,7 @@ func TestEvacuation(t *testing.T) {
 func TestSourceIsKilledOnceItsPodLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t)
+		defer s.evacuator.ending.Wait()
 		s.hear(notice(window))
 		s.round(t)
 		synctest.Wait()
@@ -286,6 +288,7 @@ func TestSourceIsKilledOnceItsPodLeaves(t *testing.T) {
 func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t)
+		defer s.evacuator.ending.Wait()
 		s.bucket.loseHead = true
 		s.hear(notice(30 * time.Second))
 		s.round(t)

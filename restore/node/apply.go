@@ -154,14 +154,32 @@ func closeRoot(root *os.Root) {
 // hard links, fifos and, in the layer, absences.
 func (t *trees) apply(entry store.Entry, content io.Reader) error {
 	root, name, err := t.locate(entry.Path)
+	source := &remembering{from: content}
 	if err == nil {
-		err = t.write(root, name, entry, content)
+		err = t.write(root, name, entry, source)
+	}
+	if source.err != nil {
+		return fmt.Errorf("read %s: %w", entry.Path, source.err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %s %s: %w", errApply, entry.Type, entry.Path, err)
 	}
 	t.bytes += entry.Size
 	return nil
+}
+
+// remembering keeps the error of the bucket's side apart from those of this node.
+type remembering struct {
+	from io.Reader
+	err  error
+}
+
+func (r *remembering) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
 }
 
 // locate finds the root that an entry belongs to and its name in there.

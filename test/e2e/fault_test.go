@@ -119,16 +119,17 @@ func TestDamagedGenerations(t *testing.T) {
 			j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, c.reason)
 			j.waitEvent(ctx, c.reason)
 			if c.onFailure == "fail" {
-				_, err := w.kube.WaitPod(ctx, namespace, j.name, "refused", func(p *corev1.Pod) (bool, error) {
-					s := p.Status.ContainerStatuses
-					return len(s) == 1 && s[0].State.Waiting != nil && strings.Contains(s[0].State.Waiting.Message, v1alpha1.AnnotationOnRestoreFailure), nil
+				pod, err := w.kube.WaitPod(ctx, namespace, j.name, "refused", func(p *corev1.Pod) (bool, error) {
+					return p.Status.Phase == corev1.PodFailed, nil
 				})
 				require.NoError(t, err)
+				require.Contains(t, pod.Status.ContainerStatuses[0].State.Terminated.Message, v1alpha1.AnnotationOnRestoreFailure)
 				return
 			}
 			j.waitOn(ctx, "b")
 			j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean)
 			j.waitEvent(ctx, v1alpha1.ReasonStartedClean)
+			j.waitStep(ctx, 3)
 			require.NotEqual(t, token, j.requireContinuous(ctx, "b", 1).token, "it started from the beginning")
 		})
 	}

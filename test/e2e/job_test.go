@@ -11,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -86,18 +85,20 @@ func (w *world) start(ctx context.Context, t *testing.T, pod *corev1.Pod) *job {
 	return j
 }
 
-// remove deletes the pod and waits until it and its Checkpoint are gone.
+// remove deletes the job and what protects it, again and again: a pod that is deleted in the middle of a hand-over has a
+// replacement created in its place.
 func (j *job) remove(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	zero := int64(0)
-	pods := j.w.kube.CoreV1().Pods(namespace)
-	err := pods.Delete(ctx, j.name, metav1.DeleteOptions{GracePeriodSeconds: &zero})
-	if !apierrors.IsNotFound(err) {
-		require.NoError(j.t, err)
-	}
-	_, err = j.w.kube.Kubectl(ctx, nil, "-n", namespace, "delete", "checkpoint", j.name, "--ignore-not-found")
-	require.NoError(j.t, err)
+	require.NoError(j.t, deploy.Until(ctx, "end of "+j.name, func(ctx context.Context) (bool, string, error) {
+		kinds := "checkpoint/" + j.name + " pod/" + j.name
+		out, err := j.w.kube.Kubectl(ctx, nil, append([]string{"-n", namespace, "delete", "--ignore-not-found", "--grace-period=0", "--force", "--wait=false"},
+			strings.Fields(kinds)...)...)
+		if err != nil {
+			return false, "", err
+		}
+		return out == "", out, nil
+	}))
 }
 
 func (j *job) waitRunning(ctx context.Context) *corev1.Pod {

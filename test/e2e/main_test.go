@@ -16,11 +16,13 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
-// cluster and kube are the bed that the tests share, with Lifeboat on it; counterImage is the job's image.
+// cluster and kube are the bed that the tests share, with Lifeboat on it; counterImage is the job's image, pristine what
+// traces said of each node before Lifeboat came.
 var (
 	cluster      *bed.Cluster
 	kube         *deploy.Kube
 	counterImage string
+	pristine     map[string]string
 )
 
 // attach names the state folder of a bed that is up, to try single tests without bringing one up each time.
@@ -54,15 +56,16 @@ func run(m *testing.M) (code int, err error) {
 			err = fault
 		}
 	}()
-	cluster, kube, counterImage = c.bed, c.kube, c.image
+	cluster, kube, counterImage, pristine = c.bed, c.kube, c.image, c.pristine
 	return m.Run(), nil
 }
 
 // world is a bed with Lifeboat and the image of the job on it.
 type world struct {
-	bed   *bed.Cluster
-	kube  *deploy.Kube
-	image string
+	bed      *bed.Cluster
+	kube     *deploy.Kube
+	image    string
+	pristine map[string]string
 }
 
 // setUp brings a bed up, or attaches to the one named by LIFEBOAT_E2E_BED, and puts Lifeboat and the job onto it.
@@ -93,6 +96,14 @@ func setUp(ctx context.Context, name, containerd string) (*world, func(context.C
 }
 
 func (w *world) install(ctx context.Context, root string) error {
+	w.pristine = map[string]string{}
+	for _, node := range []string{"a", "b"} {
+		text, err := traces(ctx, w.bed, node)
+		if err != nil {
+			return fmt.Errorf("look at node %s: %w", node, err)
+		}
+		w.pristine[node] = text
+	}
 	image, err := deploy.BuildImage(ctx, w.bed, os.Stderr)
 	if err != nil {
 		return err
