@@ -27,14 +27,36 @@ func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
 		if stage == StageNone && o.pod.Labels[v1alpha1.LabelProtect] != "true" {
 			return done, r.deleteCheckpoint(ctx, o)
 		}
+		if stage == StageClaimed && o.pod.Status.Phase == corev1.PodFailed {
+			return done, r.claimLost(ctx, o, "ended")
+		}
 	case s.Claim != nil && s.Claim.PodUID == o.pod.UID:
 		// The claiming pod: follow makes it the bearer.
-	case stage == StageNone || stage == StageFailed:
-		return lookAgain(conflictDelay), r.deleteCheckpoint(ctx, o)
-	case stage == StageEvacuating || stage == StageClaimed:
+	case stage == StageNone || stage == StageFailed || stage == StageClaimed:
+		return lookAgain(conflictDelay), r.makeWay(ctx, o)
+	case stage == StageEvacuating:
 		return done, r.nameTaken(ctx, o)
 	}
 	return goOn, nil
+}
+
+// makeWay deletes the Checkpoint of a job that is over where another pod bears its name now. Past the cache, for a cache
+// may show a pod of before the one that the Checkpoint speaks of.
+func (r *Reconciler) makeWay(ctx context.Context, o *observation) error {
+	live, err := get(ctx, r.Live, o.NamespacedName, &corev1.Pod{})
+	if err != nil || live == nil || live.UID != o.pod.UID {
+		return err
+	}
+	return r.deleteCheckpoint(ctx, o)
+}
+
+// claimLost says that the pod with the claim is out of the running, and with it the generation: it is claimed once.
+func (r *Reconciler) claimLost(ctx context.Context, o *observation, how string) error {
+	claim := o.checkpoint.Status.Claim
+	return r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost, fmt.Sprintf(
+		"the pod that claimed generation %d on node %s %s before it ran again, and a generation is claimed once: "+
+			"see condition Restored; to begin the job anew, delete the pod if it is still there and start it again",
+		claim.Generation, claim.NodeName, how)})
 }
 
 func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage Stage) (verdict, error) {
@@ -49,10 +71,7 @@ func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage St
 			"the pod left during an interruption without a durable final generation: see condition Evacuated; " +
 				"start it again, or delete the Checkpoint"})
 	case StageClaimed:
-		return done, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
-			fmt.Sprintf("the pod that claimed generation %d on node %s left before it ran again, and a generation is "+
-				"claimed once; start the pod again, or delete the Checkpoint",
-				o.checkpoint.Status.Claim.Generation, o.checkpoint.Status.Claim.NodeName)})
+		return done, r.claimLost(ctx, o, "left")
 	}
 	return goOn, nil
 }
@@ -96,4 +115,9 @@ func leaving(pod *corev1.Pod) bool {
 		}
 	}
 	return true
+}
+
+// over tells whether the pod's containers have ended for good.
+func over(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }

@@ -1,12 +1,16 @@
 package controller
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
@@ -130,23 +134,78 @@ func TestARestoredPodEndsForGood(t *testing.T) {
 	}
 }
 
-func TestTheClaimingPodLeavesBeforeItRuns(t *testing.T) {
+func TestTheClaimingPodIsLostBeforeItRuns(t *testing.T) {
+	for name, tc := range map[string]struct {
+		lose func(*world)
+		how  string
+	}{
+		"it leaves": {func(w *world) { w.vanish() }, "left before it ran again"},
+		"its create failed for good": {func(w *world) {
+			w.agentWrites(func(s *v1alpha1.CheckpointStatus) {
+				s.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonRestoreFailed, "criu says no")
+			})
+			w.changePod(createFailed)
+		}, "ended before it ran again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.userCreates()
+			w.settle()
+			w.notice()
+			w.commit()
+			w.settle()
+			w.kubelet()
+			w.settle()
+			w.claim("b")
+			w.settle()
+			tc.lose(w)
+			w.settle()
+			c := w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable)
+			require.Equal(t, v1alpha1.ReasonPodLost, c.Reason)
+			require.Contains(t, c.Message, "claimed generation 1 on node b "+tc.how)
+			require.Len(t, w.created, 1, "a generation is claimed once")
+
+			lost := w.checkpoint().UID
+			if w.pod() != nil {
+				w.vanish()
+				w.settle()
+			}
+			next := w.userCreates()
+			w.settle()
+			require.NotEqual(t, lost, w.checkpoint().UID, "it is another job")
+			require.Equal(t, next.UID, w.checkpoint().Status.Pod.UID)
+			require.True(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionProtectable))
+		})
+	}
+}
+
+// createFailed is how a kubelet shows a container that could not be created, where it must not restart.
+func createFailed(p *corev1.Pod) {
+	p.Status.Phase = corev1.PodFailed
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", State: corev1.ContainerState{
+		Terminated: &corev1.ContainerStateTerminated{Reason: "StartError", ExitCode: 128, Message: "no agent answers"},
+	}}}
+}
+
+// The cache shows the source still, while the Checkpoint speaks of the replacement already.
+func TestAStalePodTakesNoCheckpointAway(t *testing.T) {
 	w := newWorld(t)
-	w.userCreates()
-	w.settle()
-	w.notice()
-	w.commit()
-	w.settle()
-	w.kubelet()
-	w.settle()
-	w.claim("b")
-	w.settle()
-	w.vanish()
-	w.settle()
-	c := w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable)
-	require.Equal(t, v1alpha1.ReasonPodLost, c.Reason)
-	require.Contains(t, c.Message, "claimed generation 1 on node b")
-	require.Len(t, w.created, 1, "a generation is claimed once")
+	source := w.userCreates()
+	w.interrupt("b")
+	r := w.reconciler()
+	r.Client = interceptor.NewClient(w.api, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key types.NamespacedName, o client.Object, opts ...client.GetOption) error {
+			if pod, ok := o.(*corev1.Pod); ok {
+				source.DeepCopyInto(pod)
+				return nil
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
+	})
+	result, err := r.Reconcile(t.Context(), request())
+	require.NoError(t, err)
+	require.NotZero(t, result.RequeueAfter)
+	require.NotNil(t, w.checkpoint())
 }
 
 func TestAnotherPodUnderTheNameIsAnotherJob(t *testing.T) {

@@ -25,7 +25,7 @@ const (
 	EventReplaced = "Replaced"
 	// EventReplaceFailed: the API server refused the replacement pod.
 	EventReplaceFailed = "ReplaceFailed"
-	// EventReplacementRejected: a kubelet refused the replacement before it started; another one follows.
+	// EventReplacementRejected: the replacement failed before it claimed its generation; another one follows.
 	EventReplacementRejected = "ReplacementRejected"
 )
 
@@ -35,27 +35,39 @@ const (
 	maxEventName = 253
 )
 
-// tell records one event on the pod and one on the Checkpoint, where they exist.
-func (r *Reconciler) tell(ctx context.Context, o *observation, kind, reason, action, note string) {
-	if o.pod != nil {
-		ref := corev1.ObjectReference{APIVersion: "v1", Kind: "Pod"}
-		r.record(ctx, o.pod, ref, kind, reason, action, note)
-	}
-	if o.checkpoint != nil {
-		ref := corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Checkpoint"}
-		r.record(ctx, o.checkpoint, ref, kind, reason, action, note)
+// note is an event not yet written: what happened, and to whom.
+type note struct {
+	kind, reason, action, text string
+	pod                        *corev1.Pod
+	checkpoint                 *v1alpha1.Checkpoint
+}
+
+// tell notes one event on the pod and one on the Checkpoint, where they exist. They are written when the reconciliation
+// ends: no step of the path waits for them.
+func (o *observation) tell(kind, reason, action, text string) {
+	o.notes = append(o.notes, note{kind, reason, action, text, o.pod, o.checkpoint})
+}
+
+func (r *Reconciler) writeEvents(ctx context.Context, notes []note) {
+	for _, n := range notes {
+		if n.pod != nil {
+			r.record(ctx, n.pod, corev1.ObjectReference{APIVersion: "v1", Kind: "Pod"}, n)
+		}
+		if n.checkpoint != nil {
+			r.record(ctx, n.checkpoint, corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Checkpoint"}, n)
+		}
 	}
 }
 
 // record creates the event under a name made of its content: the same fact told again, by this process or the one
 // after a crash, is the same event. An event that cannot be written is logged and must not hold the path up.
-func (r *Reconciler) record(ctx context.Context, about client.Object, ref corev1.ObjectReference, kind, reason, action, note string) {
+func (r *Reconciler) record(ctx context.Context, about client.Object, ref corev1.ObjectReference, n note) {
 	ref.Namespace, ref.Name, ref.UID = about.GetNamespace(), about.GetName(), about.GetUID()
-	if len(note) > maxEventNote {
-		note = note[:maxEventNote-3] + "..."
+	if len(n.text) > maxEventNote {
+		n.text = n.text[:maxEventNote-3] + "..."
 	}
 	hash := fnv.New64a()
-	fmt.Fprint(hash, ref.UID, reason, note)
+	fmt.Fprint(hash, ref.UID, n.reason, n.text)
 	suffix := fmt.Sprintf(".%016x", hash.Sum64())
 	event := &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
@@ -66,12 +78,12 @@ func (r *Reconciler) record(ctx context.Context, about client.Object, ref corev1
 		ReportingController: v1alpha1.GroupName + "/controller",
 		ReportingInstance:   r.Instance,
 		Regarding:           ref,
-		Type:                kind,
-		Reason:              reason,
-		Action:              action,
-		Note:                note,
+		Type:                n.kind,
+		Reason:              n.reason,
+		Action:              n.action,
+		Note:                n.text,
 	}
 	if err := r.Client.Create(ctx, event); err != nil && !apierrors.IsAlreadyExists(err) {
-		log.FromContext(ctx).Error(err, "event not recorded", "reason", reason, "kind", ref.Kind)
+		log.FromContext(ctx).Error(err, "event not recorded", "reason", n.reason, "kind", ref.Kind)
 	}
 }

@@ -31,9 +31,9 @@ func (p protectable) eventType() string {
 // judge decides ConditionProtectable for a pod with no interruption under way. node is nil where the pod is not bound
 // or its node is gone.
 func judge(pod *corev1.Pod, node *corev1.Node) protectable {
-	switch phase := pod.Status.Phase; {
-	case phase == corev1.PodSucceeded || phase == corev1.PodFailed:
-		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(phase)}
+	switch {
+	case over(pod):
+		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(pod.Status.Phase)}
 	case leaving(pod):
 		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded,
 			"the pod was deleted with no interruption under way: it will not be replaced"}
@@ -60,7 +60,7 @@ func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, erro
 		return goOn, nil
 	}
 	if o.checkpoint == nil {
-		if !r.wanted(ctx, o) {
+		if !wanted(o) {
 			return done, nil
 		}
 		if err := r.createCheckpoint(ctx, o); err != nil {
@@ -82,14 +82,13 @@ func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, erro
 }
 
 // wanted tells whether a pod without a Checkpoint is to get one, and names a mistaken label.
-func (r *Reconciler) wanted(ctx context.Context, o *observation) bool {
+func wanted(o *observation) bool {
 	value, labelled := o.pod.Labels[v1alpha1.LabelProtect]
 	if labelled && value != "true" && value != "false" {
-		r.tell(ctx, o, corev1.EventTypeWarning, EventInvalidLabel, "Protect", fmt.Sprintf(
+		o.tell(corev1.EventTypeWarning, EventInvalidLabel, "Protect", fmt.Sprintf(
 			"label %s has the value %q: set it to \"true\" to protect the pod, or to \"false\"", v1alpha1.LabelProtect, value))
 	}
-	over := o.pod.Status.Phase == corev1.PodSucceeded || o.pod.Status.Phase == corev1.PodFailed
-	return value == "true" && !over && o.pod.DeletionTimestamp == nil
+	return value == "true" && !over(o.pod) && o.pod.DeletionTimestamp == nil
 }
 
 // createCheckpoint makes the object and its first status: two writes. After a crash between them follow does the second.

@@ -37,6 +37,8 @@ type observation struct {
 	// checkpoint and pod are nil where there is none.
 	checkpoint *v1alpha1.Checkpoint
 	pod        *corev1.Pod
+	// notes are the events to be written.
+	notes []note
 }
 
 // verdict is a phase's answer: whether the phases after it have nothing to do, and when to look again.
@@ -78,6 +80,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if o.checkpoint != nil && o.checkpoint.DeletionTimestamp != nil {
 		return ctrl.Result{}, nil
 	}
+	defer func() { r.writeEvents(ctx, o.notes) }()
 	for _, p := range r.phases() {
 		v, err := p.run(ctx, o)
 		switch {
@@ -110,13 +113,14 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*ob
 	return o, err
 }
 
-// refresh reads both once more, past the cache: for steps that no resourceVersion guards.
+// refresh reads both once more, past the cache: for steps that no resourceVersion guards. The pod comes first: no claim in
+// a Checkpoint read later means that this pod had none.
 func (r *Reconciler) refresh(ctx context.Context, o *observation) error {
 	var err error
-	if o.checkpoint, err = get(ctx, r.Live, o.NamespacedName, &v1alpha1.Checkpoint{}); err != nil {
+	if o.pod, err = get(ctx, r.Live, o.NamespacedName, &corev1.Pod{}); err != nil {
 		return err
 	}
-	o.pod, err = get(ctx, r.Live, o.NamespacedName, &corev1.Pod{})
+	o.checkpoint, err = get(ctx, r.Live, o.NamespacedName, &v1alpha1.Checkpoint{})
 	return err
 }
 
@@ -157,7 +161,7 @@ func (r *Reconciler) setProtectable(ctx context.Context, o *observation, c prote
 		return changed
 	})
 	if err == nil && changed && c.status != metav1.ConditionUnknown {
-		r.tell(ctx, o, c.eventType(), c.reason, "Protect", c.message)
+		o.tell(c.eventType(), c.reason, "Protect", c.message)
 	}
 	return err
 }

@@ -149,7 +149,7 @@ func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, err
 	})
 	if err == nil {
 		log.FromContext(ctx).Info("released", "generation", o.checkpoint.Status.Generation.Number, "pod_uid", uid)
-		r.tell(ctx, o, corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf(
+		o.tell(corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf(
 			"source pod %s is gone; generation %d waits for its replacement", uid, o.checkpoint.Status.Generation.Number))
 	}
 	return goOn, err

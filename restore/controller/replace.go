@@ -12,7 +12,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-// rejectedDelay spaces replacements that kubelets refuse.
+// rejectedDelay spaces replacements that fail before their claim.
 const rejectedDelay = 5 * time.Second
 
 // replace creates the pod that restores a waiting generation, at most one: by the identity's name, and only while no
@@ -37,8 +37,9 @@ func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, erro
 		if age := r.Now().Sub(o.pod.CreationTimestamp.Time); age < rejectedDelay {
 			return lookAgain(rejectedDelay - age), nil
 		}
-		r.tell(ctx, o, corev1.EventTypeWarning, EventReplacementRejected, "Replace", fmt.Sprintf(
-			"node %s refused the replacement: %s: %s; another one follows", o.pod.Spec.NodeName, o.pod.Status.Reason, o.pod.Status.Message))
+		o.tell(corev1.EventTypeWarning, EventReplacementRejected, "Replace", fmt.Sprintf(
+			"the replacement failed on node %s before it claimed generation %d: %s; another one follows",
+			o.pod.Spec.NodeName, gen.Number, failure(o.pod)))
 		return lookAgain(conflictDelay), r.deletePod(ctx, o.pod, 0)
 	}
 	return done, nil
@@ -52,7 +53,7 @@ func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen 
 	err = r.Client.Create(ctx, pod)
 	switch {
 	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
-		r.tell(ctx, o, corev1.EventTypeWarning, EventReplaceFailed, "Replace", fmt.Sprintf(
+		o.tell(corev1.EventTypeWarning, EventReplaceFailed, "Replace", fmt.Sprintf(
 			"the API server refuses the replacement for generation %d, trying again: %s", gen.Number, err))
 		return done, fmt.Errorf("create replacement: %w", err)
 	case err != nil:
@@ -60,12 +61,23 @@ func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen 
 	}
 	o.pod = pod
 	log.FromContext(ctx).Info("replaced", "generation", gen.Number, "pod_uid", pod.UID)
-	r.tell(ctx, o, corev1.EventTypeNormal, EventReplaced, "Replace", fmt.Sprintf(
+	o.tell(corev1.EventTypeNormal, EventReplaced, "Replace", fmt.Sprintf(
 		"created the replacement that restores generation %d, taken on node %s", gen.Number, gen.NodeName))
 	return done, nil
 }
 
-// rejected tells whether a kubelet refused the pod at admission: Failed, and no container ever came to be.
+// rejected tells whether the replacement failed. While nobody has claimed its generation it never ran: a kubelet refused
+// it at admission, or its container could not be created, which is final where restartPolicy is Never.
 func rejected(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodFailed && pod.DeletionTimestamp == nil && len(pod.Status.ContainerStatuses) == 0
+	return pod.Status.Phase == corev1.PodFailed && pod.DeletionTimestamp == nil
+}
+
+// failure is what the kubelet says of a failed pod: of its container, where it came so far.
+func failure(pod *corev1.Pod) string {
+	for i := range pod.Status.ContainerStatuses {
+		if t := pod.Status.ContainerStatuses[i].State.Terminated; t != nil {
+			return fmt.Sprintf("%s (exit code %d): %s", t.Reason, t.ExitCode, t.Message)
+		}
+	}
+	return pod.Status.Reason + ": " + pod.Status.Message
 }

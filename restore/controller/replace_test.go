@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,7 +50,7 @@ func TestAForeignPodUnderTheNameIsLeftAlone(t *testing.T) {
 func TestAlreadyExistsIsLookedAtAgain(t *testing.T) {
 	w := waiting(t)
 	taken := false
-	w.api = interceptor.NewClient(w.api.(client.WithWatch), interceptor.Funcs{
+	w.api = interceptor.NewClient(w.api, interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
 			if _, isPod := o.(*corev1.Pod); isPod && !taken {
 				taken = true
@@ -64,18 +65,46 @@ func TestAlreadyExistsIsLookedAtAgain(t *testing.T) {
 	require.Equal(t, v1alpha1.ReasonNameTaken, w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable).Reason)
 }
 
-func TestAReplacementThatAKubeletRefusesIsMadeAgain(t *testing.T) {
+func TestAReplacementThatFailsBeforeItsClaimIsMadeAgain(t *testing.T) {
+	for name, fail := range map[string]func(*corev1.Pod){
+		"refused by the kubelet": func(p *corev1.Pod) {
+			p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "OutOfcpu", "Node didn't have enough resource: cpu"
+		},
+		"its create failed for good": createFailed,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := waiting(t)
+			w.settle()
+			w.changePod(func(p *corev1.Pod) {
+				p.Spec.NodeName = "b"
+				fail(p)
+			})
+			start := w.now
+			w.settle()
+			require.Len(t, w.created, 2)
+			require.GreaterOrEqual(t, w.now.Sub(start), rejectedDelay)
+			require.Contains(t, w.reasons("Checkpoint"), EventReplacementRejected)
+		})
+	}
+}
+
+// From the source's end to its replacement there is one reconciliation, and no event is waited for.
+func TestReleaseAndReplacementAreOneStep(t *testing.T) {
 	w := waiting(t)
-	w.settle()
-	w.changePod(func(p *corev1.Pod) {
-		p.Spec.NodeName = "b"
-		p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "OutOfcpu", "Node didn't have enough resource: cpu"
+	var order []string
+	w.api = interceptor.NewClient(w.api, interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			order = append(order, fmt.Sprintf("%T", o))
+			return c.Create(ctx, o, opts...)
+		},
 	})
-	start := w.now
-	w.settle()
-	require.Len(t, w.created, 2)
-	require.GreaterOrEqual(t, w.now.Sub(start), rejectedDelay)
-	require.Contains(t, w.reasons("Checkpoint"), EventReplacementRejected)
+	_, err := w.reconciler().Reconcile(t.Context(), request())
+	require.NoError(t, err)
+	require.True(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionReleased))
+	require.Len(t, w.created, 1)
+	require.Equal(t, "*v1.Pod", order[0])
+	require.Contains(t, w.reasons("Checkpoint"), EventReleased)
+	require.Contains(t, w.reasons("Pod"), EventReplaced)
 }
 
 func TestAReplacementThatLeavesBeforeItsClaimIsMadeAgain(t *testing.T) {
@@ -88,7 +117,7 @@ func TestAReplacementThatLeavesBeforeItsClaimIsMadeAgain(t *testing.T) {
 
 func TestTheAPIServersRefusalIsTold(t *testing.T) {
 	w := waiting(t)
-	w.api = interceptor.NewClient(w.api.(client.WithWatch), interceptor.Funcs{
+	w.api = interceptor.NewClient(w.api, interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
 			if _, isPod := o.(*corev1.Pod); isPod {
 				return apierrors.NewForbidden(corev1.Resource("pods"), o.GetName(), context.DeadlineExceeded)
@@ -121,7 +150,7 @@ func TestAStaleCacheMakesNoSecondReplacement(t *testing.T) {
 	w.resumed()
 	w.vanish()
 	r := w.reconciler()
-	r.Client = interceptor.NewClient(w.api.(client.WithWatch), interceptor.Funcs{
+	r.Client = interceptor.NewClient(w.api, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key types.NamespacedName, o client.Object, opts ...client.GetOption) error {
 			if ck, ok := o.(*v1alpha1.Checkpoint); ok {
 				old.DeepCopyInto(ck)

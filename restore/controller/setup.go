@@ -52,12 +52,13 @@ func CacheOptions() (cache.Options, error) {
 // Setup hangs the Reconciler into the manager. Pods and Checkpoints share namespace and name, so each wakes the other's
 // identity; a node wakes the Checkpoints whose pods it bears.
 func (r *Reconciler) Setup(mgr ctrl.Manager) error {
+	warm := true // a stand-in's cache is filled before it leads, so that it acts at once
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("checkpoint").
 		For(&v1alpha1.Checkpoint{}).
 		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.checkpointsOn), builder.WithPredicates(nodeMatters())).
-		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: concurrency}).
+		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: concurrency, EnableWarmup: &warm}).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up checkpoint controller: %w", err)
