@@ -100,6 +100,19 @@ func TestControllerHoldsNoPrivilege(t *testing.T) {
 	require.Equal(t, []corev1.Capability{"ALL"}, c.Capabilities.Drop)
 }
 
+// The leader gives its lease up when its node leaves, so it must know its node and may watch it.
+func TestControllerKnowsItsNode(t *testing.T) {
+	objects := render(t, "base")
+	env := only(t, objects, func(*appsv1.Deployment) bool { return true }).Spec.Template.Spec.Containers[0].Env
+	i := slices.IndexFunc(env, func(e corev1.EnvVar) bool { return e.Name == "LIFEBOAT_NODE_NAME" })
+	require.NotEqual(t, -1, i)
+	require.Equal(t, "spec.nodeName", env[i].ValueFrom.FieldRef.FieldPath)
+	role := only(t, objects, func(r *rbacv1.ClusterRole) bool { return r.Name == "lifeboat-controller" })
+	require.True(t, slices.ContainsFunc(role.Rules, func(r rbacv1.PolicyRule) bool {
+		return slices.Contains(r.Resources, "nodes") && slices.Contains(r.Verbs, "watch")
+	}))
+}
+
 func TestAnOverlayOnTheBedMergesItsValues(t *testing.T) {
 	bed, err := filepath.Abs("overlays/bed")
 	require.NoError(t, err)

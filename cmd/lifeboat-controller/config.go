@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// config is what flags and environment say. Flags win over LIFEBOAT_CONTROLLER_* variables, those over the defaults.
+// config is what flags and environment say. Flags win over variables, those over the defaults.
 type config struct {
 	metricsAddress string
 	healthAddress  string
 	leaderElect    bool
 	namespace      string
+	nodeName       string
 	logLevel       string
 }
 
@@ -30,6 +31,7 @@ func (c *config) bind(flags *pflag.FlagSet, lookup func(string) (string, bool)) 
 	text(&c.metricsAddress, "metrics-address", "LIFEBOAT_CONTROLLER_METRICS_ADDRESS", ":9641", "host:port of /metrics; 0 for none")
 	text(&c.healthAddress, "health-address", "LIFEBOAT_CONTROLLER_HEALTH_ADDRESS", ":9642", "host:port of /healthz and /readyz")
 	text(&c.namespace, "namespace", "LIFEBOAT_CONTROLLER_NAMESPACE", "lifeboat-system", "namespace of the leader's lease")
+	text(&c.nodeName, "node-name", "LIFEBOAT_NODE_NAME", "", "this node: while it is evacuated, other replicas lead; empty: not watched")
 	text(&c.logLevel, "log-level", "LIFEBOAT_CONTROLLER_LOG_LEVEL", "info", "debug, info, warn or error")
 	elect := true
 	if v, ok := lookup("LIFEBOAT_CONTROLLER_LEADER_ELECT"); ok {

@@ -8,12 +8,12 @@ import (
 )
 
 func TestFlagsWinOverEnvironmentOverDefaults(t *testing.T) {
-	env := map[string]string{"LIFEBOAT_CONTROLLER_NAMESPACE": "from-env", "LIFEBOAT_CONTROLLER_LOG_LEVEL": "debug", "LIFEBOAT_CONTROLLER_LEADER_ELECT": "false"}
+	env := map[string]string{"LIFEBOAT_CONTROLLER_NAMESPACE": "from-env", "LIFEBOAT_CONTROLLER_LOG_LEVEL": "debug", "LIFEBOAT_CONTROLLER_LEADER_ELECT": "false", "LIFEBOAT_NODE_NAME": "a"}
 	var c config
 	flags := pflag.NewFlagSet("t", pflag.ContinueOnError)
 	require.NoError(t, c.bind(flags, func(k string) (string, bool) { v, ok := env[k]; return v, ok }))
 	require.NoError(t, flags.Parse([]string{"--log-level=warn"}))
-	require.Equal(t, config{":9641", ":9642", false, "from-env", "warn"}, c)
+	require.Equal(t, config{":9641", ":9642", false, "from-env", "a", "warn"}, c)
 	require.NoError(t, c.Validate())
 }
 

@@ -2,27 +2,36 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/go-logr/zerologr"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/lifeboat-dev/lifeboat/restore/controller"
 )
 
-// A notice leaves 30 seconds at worst: a leader that died is followed well within that.
+// A notice leaves 30 seconds at worst: a leader that died is followed well within that, and a lease that was released
+// is taken within about a second (the elector's wait is up to 2.2 times retryPeriod).
 const (
 	leaseDuration = 8 * time.Second
 	renewDeadline = 5 * time.Second
-	retryPeriod   = 1 * time.Second
+	retryPeriod   = 500 * time.Millisecond
 )
+
+// stopTime bounds the end of a term: reconciliations under way end with their context, and the lease waits for them.
+const stopTime = 3 * time.Second
 
 func newCommand(lookup func(string) (string, bool)) *cobra.Command {
 	var c config
@@ -58,39 +67,71 @@ func run(ctx context.Context, c *config) error {
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
-	mgr, err := newManager(config, c)
+	if !c.leaderElect || c.nodeName == "" {
+		return term(ctx, config, c, false)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	node := newOwnNode()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return node.follow(ctx, client, c.nodeName) })
+	group.Go(func() error {
+		return terms(ctx, node, func(ctx context.Context, leaving bool) error { return term(ctx, config, c, leaving) })
+	})
+	return group.Wait()
+}
+
+// terms runs one term after the other until ctx ends or one fails. A term lasts as long as the node stays as it is,
+// leaving or not: its end releases the lease, and the next one campaigns as becomes the node.
+func terms(ctx context.Context, node *ownNode, one func(ctx context.Context, leaving bool) error) error {
+	for ctx.Err() == nil {
+		leaving, changed := node.look()
+		ctrl.Log.Info("term begins", "node_leaving", leaving)
+		err := until(ctx, changed, func(ctx context.Context) error { return one(ctx, leaving) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// until runs do under a context that ends with ctx or when over is closed.
+func until(ctx context.Context, over <-chan struct{}, do func(context.Context) error) error {
+	ctx, end := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-over:
+			end()
+		case <-ctx.Done():
+		}
+	})
+	defer watch.Wait()
+	defer end()
+	return do(ctx)
+}
+
+// term runs a manager until ctx ends or the lease is lost.
+func term(ctx context.Context, config *rest.Config, c *config, leaving bool) error {
+	mgr, err := newManager(config, c, leaving)
 	if err != nil {
 		return err
 	}
-	if err := mgr.Start(ctx); err != nil {
+	// A manager that is stopped before it has started says so by an error; that is no fault of this process.
+	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("run controllers: %w", err)
 	}
 	return nil
 }
 
-func newManager(config *rest.Config, c *config) (ctrl.Manager, error) {
-	scheme, err := controller.NewScheme()
+func newManager(config *rest.Config, c *config, leaving bool) (ctrl.Manager, error) {
+	options, err := managerOptions(config, c, leaving)
 	if err != nil {
 		return nil, err
 	}
-	cacheOptions, err := controller.CacheOptions()
-	if err != nil {
-		return nil, err
-	}
-	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                        scheme,
-		Cache:                         cacheOptions,
-		Metrics:                       metricsserver.Options{BindAddress: c.metricsAddress},
-		HealthProbeBindAddress:        c.healthAddress,
-		LeaderElection:                c.leaderElect,
-		LeaderElectionID:              "lifeboat-controller",
-		LeaderElectionNamespace:       c.namespace,
-		LeaderElectionReleaseOnCancel: true,
-		LeaseDuration:                 &lease,
-		RenewDeadline:                 &renew,
-		RetryPeriod:                   &retry,
-	})
+	mgr, err := ctrl.NewManager(config, options)
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
 	}
@@ -105,4 +146,36 @@ func newManager(config *rest.Config, c *config) (ctrl.Manager, error) {
 	}
 	r := &controller.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Now: time.Now, Instance: instance}
 	return mgr, r.Setup(mgr)
+}
+
+func managerOptions(config *rest.Config, c *config, leaving bool) (ctrl.Options, error) {
+	scheme, err := controller.NewScheme()
+	if err != nil {
+		return ctrl.Options{}, err
+	}
+	cacheOptions, err := controller.CacheOptions()
+	if err != nil {
+		return ctrl.Options{}, err
+	}
+	lease, renew, retry, stop, again := leaseDuration, renewDeadline, retryPeriod, stopTime, true
+	options := ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         cacheOptions,
+		Metrics:                       metricsserver.Options{BindAddress: c.metricsAddress},
+		HealthProbeBindAddress:        c.healthAddress,
+		LeaderElection:                c.leaderElect,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &lease,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
+		GracefulShutdownTimeout:       &stop,
+		// Every term sets the controllers up anew, under the same names.
+		Controller: ctrlconfig.Controller{SkipNameValidation: &again},
+	}
+	if c.leaderElect {
+		if options.LeaderElectionResourceLockInterface, err = newLock(config, c.namespace, leaving); err != nil {
+			return ctrl.Options{}, err
+		}
+	}
+	return options, nil
 }
