@@ -264,7 +264,7 @@ func (d *demo) moment(c *v1alpha1.Checkpoint, told map[string]bool) {
 	}
 	d.evidence.Timeline, d.evidence.Generation = *c.Status.Timeline, c.Status.Generation
 	d.evidence.Before, d.evidence.After = d.before.output(), d.after.output()
-	for _, m := range moments(*c.Status.Timeline) {
+	for _, m := range moments(d.evidence) {
 		if m.at != nil && !told[m.name] {
 			told[m.name] = true
 			d.tell.say("%s %s", d.tell.Bold(pad(m.name, 9)), describe(m.name, d.evidence))

@@ -20,10 +20,10 @@ func after(d time.Duration) stamp {
 func goodEvidence() Evidence {
 	const last, all = 120, 400
 	e := Evidence{
-		FromNode: "a", ToNode: "b",
+		FromNode: "a", ToNode: "b", Announced: after(0),
 		Timeline: v1alpha1.Timeline{
 			PodUID: "uid-1",
-			Notice: after(0), Deadline: after(2 * time.Minute), Frozen: after(212 * time.Millisecond),
+			Notice: after(120 * time.Millisecond), Deadline: after(2 * time.Minute), Frozen: after(212 * time.Millisecond),
 			Dumped: after(905 * time.Millisecond), Durable: after(1431 * time.Millisecond), Released: after(2390 * time.Millisecond),
 			Claimed: after(3120 * time.Millisecond), Fetched: after(3544 * time.Millisecond), Resumed: after(4250 * time.Millisecond),
 		},

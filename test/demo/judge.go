@@ -15,8 +15,10 @@ const runtimeDelay = time.Second
 type Evidence struct {
 	FromNode string
 	// ToNode is the node of the pod that went on.
-	ToNode   string
-	Timeline v1alpha1.Timeline
+	ToNode string
+	// Announced is when the metadata service began to announce the interruption; nil where it never did.
+	Announced stamp
+	Timeline  v1alpha1.Timeline
 	// Generation is the one that was restored; nil where none was made.
 	Generation *v1alpha1.GenerationReference
 	// Before and After are the container logs of the two pods, After read once more when the job had ended.
@@ -55,12 +57,12 @@ func Judge(e Evidence) (Report, []Check) {
 		LastStepBefore: e.Before.Last(), FirstStepAfter: first(e.After),
 		SameToken: sameToken(e), DoubleRun: doubleRun(e),
 	}
-	fillMoments(&r, e.Timeline)
+	fillMoments(&r, e)
 	if e.Generation != nil {
 		r.WindowBytes, r.RSSBytes = e.Generation.StoredBytes, e.Generation.RSSBytes
 	}
 	checks := []Check{
-		checkTimeline(e.Timeline),
+		checkTimeline(e),
 		checkDeadline(r),
 		{"another node", e.FromNode != "" && e.ToNode != "" && e.FromNode != e.ToNode, e.FromNode + " → " + e.ToNode},
 		checkGeneration(e),
@@ -80,12 +82,13 @@ func Judge(e Evidence) (Report, []Check) {
 	return r, checks
 }
 
-func fillMoments(r *Report, t v1alpha1.Timeline) {
+func fillMoments(r *Report, e Evidence) {
+	t := e.Timeline
 	for _, m := range []struct {
 		to   *Moment
 		from stamp
 	}{
-		{&r.NoticeAt, t.Notice}, {&r.FrozenAt, t.Frozen}, {&r.DumpedAt, t.Dumped}, {&r.DurableAt, t.Durable},
+		{&r.NoticeAt, e.Announced}, {&r.FrozenAt, t.Frozen}, {&r.DumpedAt, t.Dumped}, {&r.DurableAt, t.Durable},
 		{&r.ReleasedAt, t.Released}, {&r.ResumedAt, t.Resumed}, {&r.Deadline, t.Deadline},
 	} {
 		if m.from != nil {
@@ -97,10 +100,10 @@ func fillMoments(r *Report, t v1alpha1.Timeline) {
 	}
 }
 
-func checkTimeline(t v1alpha1.Timeline) Check {
+func checkTimeline(e Evidence) Check {
 	c := Check{Name: "moments in order", OK: true, Detail: "notice … resumed"}
 	var before time.Time
-	for _, m := range moments(t) {
+	for _, m := range moments(e) {
 		if m.at == nil {
 			return Check{Name: c.Name, Detail: "never " + m.name}
 		}

@@ -45,7 +45,9 @@ func (d *demo) train(ctx context.Context) (*corev1.Pod, error) {
 
 // interrupt sends the notice and waits, telling of every moment, until the pod is released; then node a dies.
 func (d *demo) interrupt(ctx context.Context, pod *corev1.Pod) error {
-	deadline := time.Now().Add(d.Window)
+	announced := metav1.NowMicro()
+	d.evidence.Announced = &announced
+	deadline := announced.Add(d.Window)
 	if err := d.stage.Notice(ctx, fromNode, deadline); err != nil {
 		return err
 	}

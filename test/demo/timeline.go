@@ -19,10 +19,12 @@ type moment struct {
 	at   stamp
 }
 
-// moments lists a timeline in the order in which things happen. The deadline is apart: it may come at any time.
-func moments(t v1alpha1.Timeline) []moment {
+// moments lists a run's moments in the order in which things happen. The notice counts from when the metadata service began
+// to say it, not from when the agent heard. The deadline is apart: it may come at any time.
+func moments(e Evidence) []moment {
+	t := e.Timeline
 	return []moment{
-		{"notice", t.Notice}, {"frozen", t.Frozen}, {"dumped", t.Dumped}, {"durable", t.Durable},
+		{"notice", e.Announced}, {"heard", t.Notice}, {"frozen", t.Frozen}, {"dumped", t.Dumped}, {"durable", t.Durable},
 		{"released", t.Released}, {"claimed", t.Claimed}, {"fetched", t.Fetched}, {"resumed", t.Resumed},
 	}
 }
@@ -35,11 +37,11 @@ const barWidth = 24
 func RenderTimeline(e Evidence, p Palette) string {
 	var b strings.Builder
 	t := e.Timeline
-	if t.Notice == nil {
+	if e.Announced == nil || t.Notice == nil {
 		return "  no interruption was recorded\n"
 	}
-	start, end := t.Notice.Time, t.Notice.Time
-	for _, m := range moments(t) {
+	start, end := e.Announced.Time, e.Announced.Time
+	for _, m := range moments(e) {
 		if m.at != nil && m.at.After(end) {
 			end = m.at.Time
 		}
@@ -47,7 +49,7 @@ func RenderTimeline(e Evidence, p Palette) string {
 	total := end.Sub(start)
 	previous := start
 	fmt.Fprintf(&b, "  %s\n", p.Dim(fmt.Sprintf("%10s  %8s  %s", "elapsed", "took", "moment")))
-	for _, m := range moments(t) {
+	for _, m := range moments(e) {
 		if m.at == nil {
 			fmt.Fprintf(&b, "  %10s  %8s  %s %s\n", "–", "", p.Bad(pad(m.name, 9)), "not reached")
 			continue
@@ -79,6 +81,8 @@ func describe(name string, e Evidence) string {
 	switch name {
 	case "notice":
 		return fmt.Sprintf("the cloud will take node %s back", e.FromNode)
+	case "heard":
+		return "the agent has asked the metadata service again"
 	case "frozen":
 		return fmt.Sprintf("stands still after step %d", e.Before.Last())
 	case "dumped":

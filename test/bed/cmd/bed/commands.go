@@ -32,7 +32,7 @@ func rootCommand() *cobra.Command {
 		return err
 	}
 	root.AddCommand(a.up(), a.down(), a.status(), a.notice(), a.kill(), a.start(), a.exec(), a.kubectl(), a.bucket(),
-		a.push(), a.buildImage(), debianRootfs(), deps())
+		a.push(), a.buildImage(), debianRootfs(), deps(), prepare())
 	root.AddCommand(internalCommands()...)
 	return root
 }
@@ -275,6 +275,19 @@ func debianRootfs() *cobra.Command {
 func deps() *cobra.Command {
 	return &cobra.Command{Use: "deps", Args: cobra.NoArgs, Short: "Install what the bed needs from this machine's Debian",
 		RunE: func(cmd *cobra.Command, _ []string) error { return bed.EnsurePackages(cmd.Context(), os.Stdout) }}
+}
+
+func prepare() *cobra.Command {
+	return &cobra.Command{Use: "prepare", Args: cobra.NoArgs,
+		Short: "Build and cache all that a bed needs; print what tests use of it as shell variables",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			parts, err := bed.Prepare(cmd.Context(), os.Stderr)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("LIFEBOAT_TEST_ROOT=%s\nLIFEBOAT_VERSITYGW=%s\n", parts.Root, parts.Versitygw)
+			return nil
+		}}
 }
 
 func usage(c *bed.Cluster) string {

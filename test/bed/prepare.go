@@ -1,0 +1,42 @@
+package bed
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+)
+
+// Prepared are the parts of a bed that tests also use by themselves.
+type Prepared struct {
+	// Root is the nodes' Debian root, with runc, CRIU and containerd. Nobody may write to it.
+	Root string
+	// Versitygw is the S3 server's program.
+	Versitygw string
+}
+
+// Prepare installs, builds and caches whatever the first Up would, without bringing anything up. It writes a line for
+// every step to progress.
+func Prepare(ctx context.Context, progress io.Writer) (Prepared, error) {
+	if err := EnsurePackages(ctx, progress); err != nil {
+		return Prepared{}, err
+	}
+	checkout, err := checkout(ctx)
+	if err != nil {
+		return Prepared{}, err
+	}
+	p := newReporter(progress)
+	root, err := nodeRoot(ctx, p)
+	if err != nil {
+		return Prepared{}, err
+	}
+	tools, err := buildTools(ctx, p, checkout)
+	if err != nil {
+		return Prepared{}, err
+	}
+	for _, build := range []func(context.Context, *reporter, string) (string, error){buildKubernetes, buildContainerd} {
+		if _, err := build(ctx, p, checkout); err != nil {
+			return Prepared{}, err
+		}
+	}
+	return Prepared{Root: root, Versitygw: filepath.Join(tools, "versitygw")}, nil
+}
