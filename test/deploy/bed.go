@@ -61,7 +61,7 @@ func Install(ctx context.Context, c *bed.Cluster, o Options) (*Kube, error) {
 	return k, k.Apply(ctx, site)
 }
 
-// Uninstall takes Lifeboat off the bed's API. What the agent's init container put onto the nodes stays there.
+// Uninstall takes Lifeboat off the bed's nodes and API; both nodes must be up. The CRD, the namespace and the bucket stay.
 func Uninstall(ctx context.Context, c *bed.Cluster) error {
 	site, err := siteOf(c, Options{})
 	if err != nil {
@@ -71,7 +71,7 @@ func Uninstall(ctx context.Context, c *bed.Cluster) error {
 	if err != nil {
 		return err
 	}
-	return k.Delete(ctx, site)
+	return k.Remove(ctx, site)
 }
 
 // siteOf puts the overlay into the bed's state folder: no two beds share it, and it goes with its bed.

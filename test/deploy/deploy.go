@@ -63,14 +63,27 @@ func (k *Kube) Apply(ctx context.Context, site Site) error {
 	return k.WaitRuntime(ctx, site.Nodes...)
 }
 
-// Delete deletes what Apply applied, and the overlay.
-func (k *Kube) Delete(ctx context.Context, site Site) error {
-	overlay := overlayFolder(site)
-	if _, err := k.Kubectl(ctx, nil, "delete", "-k", overlay, "--ignore-not-found", "--wait", "--timeout=60s"); err != nil {
-		return fmt.Errorf("delete manifests: %w", err)
+// Remove takes off what Apply applied, as docs/operations.md has users do it: no agent that could label its node again,
+// the labels, the runtime of every node, then the rest. The CRD, the namespace and the overlay with its key stay.
+func (k *Kube) Remove(ctx context.Context, site Site) error {
+	overlay, err := writeRemoval(site)
+	if err != nil {
+		return err
 	}
-	if err := os.RemoveAll(overlay); err != nil {
-		return fmt.Errorf("remove overlay: %w", err)
+	steps := []struct {
+		what string
+		args []string
+	}{
+		{"delete agents", []string{"-n", Namespace, "delete", "daemonset", "lifeboat-agent", "--cascade=foreground", "--ignore-not-found"}},
+		{"take labels off", []string{"label", "nodes", "--all", v1alpha1.LabelRuntimeReady + "-"}},
+		{"apply uninstaller", []string{"apply", "-k", overlay}},
+		{"wait for uninstaller", []string{"-n", Namespace, "rollout", "status", "daemonset/lifeboat-agent"}},
+		{"delete the rest", []string{"delete", "-k", overlay, "--ignore-not-found"}},
+	}
+	for _, step := range steps {
+		if _, err := k.Kubectl(ctx, nil, step.args...); err != nil {
+			return fmt.Errorf("%s: %w; %s", step.what, err, k.unready(ctx))
+		}
 	}
 	return nil
 }

@@ -25,15 +25,18 @@ const (
 // keyFile holds the key that encrypts generations, beside the overlay.
 const keyFile = "lifeboat.key"
 
+const kustomizeAPI = "kustomize.config.k8s.io/v1beta1"
+
 // kustomization is the part of kustomize's file format that an overlay of ours uses.
 type kustomization struct {
 	APIVersion         string      `json:"apiVersion"`
 	Kind               string      `json:"kind"`
 	Namespace          string      `json:"namespace"`
 	Resources          []string    `json:"resources"`
-	Images             []image     `json:"images"`
-	ConfigMapGenerator []generator `json:"configMapGenerator"`
-	SecretGenerator    []generator `json:"secretGenerator"`
+	Components         []string    `json:"components,omitempty"`
+	Images             []image     `json:"images,omitempty"`
+	ConfigMapGenerator []generator `json:"configMapGenerator,omitempty"`
+	SecretGenerator    []generator `json:"secretGenerator,omitempty"`
 	Patches            []patch     `json:"patches,omitempty"`
 }
 
@@ -85,20 +88,41 @@ func writeOverlay(site Site) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find manifests from %s: %w", folder, err)
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", fmt.Errorf("make %s: %w", folder, err)
-	}
-	if err := makeKey(filepath.Join(folder, keyFile)); err != nil {
+	if err := writeKustomization(folder, overlayOf(site, base)); err != nil {
 		return "", err
 	}
-	data, err := yaml.Marshal(overlayOf(site, base))
+	return folder, makeKey(filepath.Join(folder, keyFile))
+}
+
+// writeRemoval writes a kustomization that puts manifests/uninstall over the site's overlay and returns its folder.
+func writeRemoval(site Site) (string, error) {
+	folder := filepath.Join(site.Work, "uninstall")
+	over, err := filepath.Rel(folder, overlayFolder(site))
 	if err != nil {
-		return "", fmt.Errorf("encode overlay: %w", err)
+		return "", fmt.Errorf("find overlay from %s: %w", folder, err)
+	}
+	component, err := filepath.Rel(folder, filepath.Join(site.Root, "manifests", "uninstall"))
+	if err != nil {
+		return "", fmt.Errorf("find manifests from %s: %w", folder, err)
+	}
+	return folder, writeKustomization(folder, kustomization{
+		APIVersion: kustomizeAPI, Kind: "Kustomization", Namespace: Namespace,
+		Resources: []string{over}, Components: []string{component},
+	})
+}
+
+func writeKustomization(folder string, k kustomization) error {
+	data, err := yaml.Marshal(k)
+	if err != nil {
+		return fmt.Errorf("encode overlay: %w", err)
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", folder, err)
 	}
 	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), data, 0o600); err != nil {
-		return "", fmt.Errorf("write overlay: %w", err)
+		return fmt.Errorf("write overlay: %w", err)
 	}
-	return folder, nil
+	return nil
 }
 
 // makeKey writes 32 random bytes in base64, unless the file exists.
@@ -123,7 +147,7 @@ func makeKey(path string) error {
 
 func overlayOf(site Site, base string) kustomization {
 	k := kustomization{
-		APIVersion: "kustomize.config.k8s.io/v1beta1",
+		APIVersion: kustomizeAPI,
 		Kind:       "Kustomization",
 		Namespace:  Namespace,
 		Resources:  []string{base},
