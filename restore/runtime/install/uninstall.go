@@ -9,7 +9,7 @@ import (
 )
 
 // Uninstall takes Lifeboat off the host: the handler out of containerd's configuration, which is then byte for byte what
-// it was, a restart, the binaries last. Containers run on. Take the node's label off first, so that no new pod comes.
+// it was, a restart, the agent's dumps and the binaries last. Containers run on. Take the node's label off first, so that no new pod comes.
 // It may be repeated; where a container still runs through the wrapper, Result.InUse says so and the wrapper stays.
 func Uninstall(ctx context.Context, o Options) (Result, error) {
 	unlock, err := lock(o.Host.Path(lockPath))
@@ -50,9 +50,12 @@ func (o Options) inUse() (string, error) {
 	return "", nil
 }
 
-// removeFiles removes what Install has put beneath Prefix, but for the wrapper and the name of the runtime beneath where
-// they are needed yet.
+// removeFiles removes what the agent has kept, and what Install has put beneath Prefix, but for the wrapper and the name of
+// the runtime beneath where they are needed yet.
 func (o Options) removeFiles(keepWrapper bool) error {
+	if err := os.RemoveAll(o.Host.Path(statePath)); err != nil {
+		return fmt.Errorf("remove the agent's dumps: %w", err)
+	}
 	if !keepWrapper {
 		if err := os.RemoveAll(o.Host.Path(Prefix)); err != nil {
 			return fmt.Errorf("remove the binaries: %w", err)
