@@ -7,8 +7,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
 // stamp is a moment of the Checkpoint's timeline, nil where it was not reached.
