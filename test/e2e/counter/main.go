@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -16,6 +17,13 @@ import (
 )
 
 func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+}
+
+func run() error {
 	mib := flag.Int("mib", 16, "random MiB held in memory")
 	every := flag.Duration("every", 100*time.Millisecond, "time between steps")
 	steps := flag.Int("steps", 0, "exit with status 0 after so many steps; 0: never")
@@ -24,22 +32,21 @@ func main() {
 	rand.Read(blob)
 	sum := sha256.Sum256(blob)
 	token := hex.EncodeToString(sum[:8])
-	out := io.MultiWriter(os.Stdout, open("/data/steps.log"), open("/tmp/steps.log"))
+	out := []io.Writer{os.Stdout}
+	for _, name := range []string{"/data/steps.log", "/tmp/steps.log"} {
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		out = append(out, f)
+	}
+	log := io.MultiWriter(out...)
 	for n := 1; *steps == 0 || n <= *steps; n++ {
 		if n%20 == 0 && sha256.Sum256(blob) != sum {
-			fmt.Fprintln(os.Stderr, "memory differs from what was put there")
-			os.Exit(3)
+			return errors.New("memory differs from what was put there")
 		}
-		fmt.Fprintf(out, "n=%d token=%s\n", n, token)
+		fmt.Fprintf(log, "n=%d token=%s\n", n, token)
 		time.Sleep(*every)
 	}
-}
-
-func open(name string) *os.File {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
-	}
-	return f
+	return nil
 }

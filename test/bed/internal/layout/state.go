@@ -44,8 +44,8 @@ func readStat(pid int) (stat, error) {
 // parseStat takes a stat line apart. The command name in it may hold spaces and brackets.
 func parseStat(line string) (stat, error) {
 	fields := strings.Fields(line[strings.LastIndex(line, ")")+1:])
-	// proc_pid_stat(5) counts from 1, and two fields stand before ours.
-	const state, flags, start = 3 - 3, 9 - 3, 22 - 3
+	// proc_pid_stat(5) counts from 1: ours begin with its field 3, the state; flags is its 9, starttime its 22.
+	const state, flags, start = 0, 6, 19
 	if len(fields) <= start {
 		return stat{}, errors.New("stat line is too short")
 	}
