@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -17,28 +18,92 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
 
-// errNoAgent says that nobody listens on the agent's socket.
-var errNoAgent = errors.New("the lifeboat agent of this node is not running")
+var (
+	// errNoAgent says that nobody listens on the agent's socket.
+	errNoAgent = errors.New("the lifeboat agent of this node is not running")
+	// errNoAnswer says that the connection to the agent broke: it may have heard the question.
+	errNoAnswer = errors.New("the lifeboat agent of this node gave no answer")
+)
 
 // maxReply bounds what is read of the agent's answer, in bytes.
 const maxReply = 64 << 10
 
 // agentClient speaks handover's protocol over a unix socket.
-type agentClient struct{ http http.Client }
+type agentClient struct {
+	http  http.Client
+	pause time.Duration
+}
 
-func newAgentClient(socket string) *agentClient {
+// newAgentClient returns a client that lets pause pass between two tries.
+func newAgentClient(socket string, pause time.Duration) *agentClient {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &agentClient{http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	return &agentClient{http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, pause}
 }
 
-// prepare asks what to do with a container. The error is errNoAgent where no agent can have heard the question.
+// question is what create asks the agent, as often as it takes.
+type question struct {
+	agent   *agentClient
+	request handover.PrepareRequest
+	// insist waits for an agent that is not there, until the context ends. Otherwise its answer is a plain create.
+	insist bool
+}
+
+// ask puts the question once, unless the agent is away: then as insist says. An agent that has begun to work on it is
+// always waited for.
+func (q question) ask(ctx context.Context) (handover.PrepareReply, error) {
+	var away error
+	for {
+		reply, err := q.agent.prepare(ctx, q.request)
+		switch {
+		case errors.Is(err, errNoAnswer):
+			q.insist, away = true, err
+		case errors.Is(err, errNoAgent) && q.insist:
+			away = err
+		case errors.Is(err, errNoAgent):
+			return handover.PrepareReply{Action: handover.ActionCreate}, nil
+		case err != nil && away != nil && ctx.Err() != nil:
+			return reply, q.unanswered(fmt.Errorf("%w; %w", away, err))
+		default:
+			return reply, err
+		}
+		if !q.agent.wait(ctx) {
+			return reply, q.unanswered(away)
+		}
+	}
+}
+
+// unanswered explains why the container is not created without an answer.
+func (q question) unanswered(err error) error {
+	if q.request.RestoreFrom == "" {
+		return fmt.Errorf("%w, it was waited for in vain, and without it a restore that has begun is not given up", err)
+	}
+	return fmt.Errorf("%w, it was waited for in vain, and this pod continues checkpoint %s, so it is not started clean; "+
+		"remove the annotation %s from a new pod to start it clean", err, q.request.RestoreFrom, annotationRestoreFrom)
+}
+
+// wait lets the pause between two tries pass, and says false where the context ends before.
+func (a *agentClient) wait(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(a.pause):
+		return true
+	}
+}
+
+// prepare asks what to do with a container. The error is errNoAgent where no agent can have heard the question, and
+// errNoAnswer where one may have acted on it.
 func (a *agentClient) prepare(ctx context.Context, request handover.PrepareRequest) (handover.PrepareReply, error) {
 	var reply handover.PrepareReply
 	body, err := a.post(ctx, "/v1/prepare", request)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return reply, errNoAgent
+	}
+	var broken *url.Error
+	if ctx.Err() == nil && (errors.As(err, &broken) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return reply, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	if err != nil {
 		return reply, fmt.Errorf("ask the lifeboat agent: %w", err)
@@ -56,19 +121,15 @@ func (a *agentClient) prepare(ctx context.Context, request handover.PrepareReque
 	return reply, nil
 }
 
-// result reports how a restore ended, with a few tries within a few seconds.
+// result reports how a restore ended, and tries until the context ends.
 func (a *agentClient) result(ctx context.Context, request handover.ResultRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, resultTimeout)
-	defer cancel()
 	for {
 		_, err := a.post(ctx, "/v1/result", request)
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if !a.wait(ctx) {
 			return fmt.Errorf("report to the lifeboat agent: %w", err)
-		case <-time.After(resultPause):
 		}
 	}
 }

@@ -2,9 +2,11 @@
 // only these are looked at on the way:
 //
 //   - create, of a container (not of a sandbox): the agent is asked over its unix socket, and where a generation waits
-//     for this pod, `runc restore` takes the place of `runc create`. Without an agent (nobody listens) it is a plain
-//     create, except for a pod that names the generation it replaces: that one must not start clean unasked, so its
-//     create fails and the kubelet tries again.
+//     for this pod, `runc restore` takes the place of `runc create`. After a failed restore the agent is asked again, a
+//     few times at most, for a create that fails is the end of a pod that must not restart. Without an agent (nobody
+//     listens) it is a plain create, except where a restore may be under way: for a pod that names the generation it
+//     replaces, after a question that broke off, and after a failed restore, the agent is waited for, until the create
+//     fails for want of time.
 //   - start, of a container that create has restored: it runs already, so nothing is left to do.
 //   - kill, of a container that is being evacuated: signals other than KILL are kept in its hold file (see
 //     handover.HoldDir); they would otherwise lie pending in the frozen process and be dumped with it. The file is
@@ -23,11 +25,14 @@
 //   - Killed between the restore and the marker: the same call ends the container; its state was on disk before the
 //     tasks were let go. No start follows a create that has failed, so a missing marker does no harm.
 //   - The marker cannot be written: its file is made before the restore and only gets its name afterwards, so a full
-//     disk fails the create before anything runs.
+//     disk fails the create before anything runs. That is final, as is any failure but that of `runc restore` itself.
 //   - Killed between the marker and the result, or the result cannot be posted: the process runs. Post is tried for a
 //     few seconds, then create succeeds all the same; the agent finds the running container by itself.
-//   - The restore fails or takes too long: `delete --force` is called before the failure is reported, so that a report
-//     of failure always means that nothing of it runs.
+//   - The restore fails or takes too long: `delete --force` is called and the sandbox gets its name back before the
+//     failure is reported, so that a report of failure always means that nothing of it runs, and the next round finds
+//     id, pid file and sandbox as if nothing had been. There is no next round where the report does not reach the agent,
+//     which counts the attempts, where something is left, and for a container with a terminal: its console socket may be
+//     used up.
 //   - The machine dies: everything named here lies in /run.
 //
 // The restored process sees its former node's hostname until CRIU has let it go and the sandbox's name is set again,

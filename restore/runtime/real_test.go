@@ -36,13 +36,13 @@ var cgroups = "/lifeboat-test-" + strconv.FormatInt(time.Now().UnixNano(), 36) +
 // machine is a node with the wrapper, runc, CRIU and an agent that answers as told.
 type machine struct {
 	mu      sync.Mutex
-	reply   handover.PrepareReply
+	replies []handover.PrepareReply // the last one over and over
 	results []handover.ResultRequest
 }
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{reply: handover.PrepareReply{Action: handover.ActionCreate}}
+	m := &machine{replies: []handover.PrepareReply{clean}}
 	for _, dir := range []string{handover.HoldDir, images, "/run/test/work"} {
 		require.NoError(t, os.MkdirAll(dir, 0o700))
 	}
@@ -53,7 +53,8 @@ func newMachine(t *testing.T) *machine {
 	mux.HandleFunc("POST /v1/prepare", func(w http.ResponseWriter, _ *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		_ = json.NewEncoder(w).Encode(m.reply)
+		_ = json.NewEncoder(w).Encode(m.replies[0])
+		m.replies = m.replies[min(1, len(m.replies)-1):]
 	})
 	mux.HandleFunc("POST /v1/result", func(_ http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
@@ -68,12 +69,18 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-func (m *machine) answerRestore(imagePath string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.reply = handover.PrepareReply{
+var clean = handover.PrepareReply{Action: handover.ActionCreate}
+
+func restoreOf(imagePath string) handover.PrepareReply {
+	return handover.PrepareReply{
 		Action: handover.ActionRestore, ImagePath: imagePath, WorkPath: "/run/test/work", CRIUConfig: "/run/test/criu.conf",
 	}
+}
+
+func (m *machine) answer(replies ...handover.PrepareReply) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.replies = replies
 }
 
 func (m *machine) lastResult(t *testing.T) handover.ResultRequest {
@@ -193,7 +200,7 @@ func TestRestoreForReal(t *testing.T) {
 	stood := dumped(t, sandbox(t, "pod-on-a"), root)
 	requireStill(t, root)
 
-	m.answerRestore(images)
+	m.answer(restoreOf(images))
 	uts := sandbox(t, "pod-on-b")
 	bundle := container(t, "copy", uts, root)
 	require.NoError(t, run(t, wrapper, "create", "--bundle", bundle, "--pid-file", "/run/test/pid", "copy"))
@@ -218,25 +225,69 @@ func TestRestoreForReal(t *testing.T) {
 	require.NoFileExists(t, hold)
 }
 
+// broken copies the images and cuts off the first file that pattern names.
+func broken(t *testing.T, pattern string) string {
+	t.Helper()
+	dir := "/run/test/broken-" + pattern[:strings.Index(pattern, "-")]
+	require.NoError(t, os.CopyFS(dir, os.DirFS(images)))
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	require.NoError(t, err)
+	require.NotEmpty(t, found)
+	require.NoError(t, os.Truncate(found[0], 10))
+	return dir
+}
+
+// Whatever a restore stumbles over, early or late, the next round in the same create finds a clean place.
 func TestRestoreOfBrokenImagesForReal(t *testing.T) {
 	if !runtimetest.Inside(t) {
 		return
 	}
 	m := newMachine(t)
 	root := "/run/test/root"
-	uts := sandbox(t, "pod")
-	dumped(t, uts, root)
-	cores, err := filepath.Glob(images + "/core-*.img")
-	require.NoError(t, err)
-	require.NotEmpty(t, cores)
-	require.NoError(t, os.Truncate(cores[0], 10))
+	stood := dumped(t, sandbox(t, "pod-on-a"), root)
+	early, late := restoreOf(broken(t, "core-*.img")), restoreOf(broken(t, "ipcns-var-*.img"))
+	uts := sandbox(t, "pod-on-b")
+	create := func(id string) error {
+		return run(t, wrapper, "create", "--bundle", container(t, id, uts, root), "--pid-file", "/run/test/pid-"+id, id)
+	}
 
-	m.answerRestore(images)
-	bundle := container(t, "copy", uts, root)
-	require.ErrorContains(t, run(t, wrapper, "create", "--bundle", bundle, "copy"), "CRIU's log")
+	m.answer(early)
+	require.ErrorContains(t, create("never"), "CRIU's log")
 	require.Contains(t, m.lastResult(t).Error, "Error (criu/")
-	require.Error(t, run(t, "runc", "state", "copy"), "nothing is left")
+	require.Error(t, run(t, "runc", "state", "never"), "nothing is left")
 	requireStill(t, root)
+
+	m.answer(early, late, clean)
+	require.NoError(t, create("clean"))
+	require.Contains(t, m.lastResult(t).Error, "Error (criu/")
+	require.Equal(t, "pod-on-b", hostname(t, uts), "the sandbox keeps its name")
+	requireStill(t, root)
+	require.NoError(t, run(t, wrapper, "start", "clean"))
+	require.Eventually(t, func() bool { return number(root) < stood }, within, tick, "it counts from 1")
+	requirePID(t, "clean")
+	require.NoError(t, run(t, wrapper, "delete", "--force", "clean"))
+
+	require.NoError(t, os.WriteFile(root+"/number", []byte(strconv.Itoa(stood)+"\n"), 0o644))
+	m.answer(early, late, restoreOf(images))
+	require.NoError(t, create("copy"))
+	require.Equal(t, handover.ResultRequest{ContainerID: "copy"}, m.lastResult(t))
+	requireCounting(t, root, stood)
+	require.Equal(t, "pod-on-b", hostname(t, uts))
+	requirePID(t, "copy")
+}
+
+// requirePID holds that the container's pid file is about the process that runs.
+func requirePID(t *testing.T, id string) {
+	t.Helper()
+	output, err := exec.CommandContext(t.Context(), "runc", "state", id).Output()
+	require.NoError(t, err)
+	var state struct {
+		PID    int    `json:"pid"`
+		Status string `json:"status"`
+	}
+	require.NoError(t, json.Unmarshal(output, &state))
+	require.Equal(t, "running", state.Status)
+	require.Equal(t, strconv.Itoa(state.PID), readAll("/run/test/pid-"+id))
 }
 
 // A wrapper that is killed at any moment of the restore, followed by containerd's `delete --force`, leaves nothing that
@@ -250,7 +301,7 @@ func TestWrapperKilledForReal(t *testing.T) {
 	uts := sandbox(t, "pod")
 	dumped(t, uts, root)
 	files := readAll(root + "/number")
-	m.answerRestore(images)
+	m.answer(restoreOf(images))
 	killed, survived := 0, false
 	for delay := 5 * time.Millisecond; !survived; delay += 10 * time.Millisecond {
 		// As the agent applies the files anew for each attempt.

@@ -58,9 +58,20 @@ func lastError(path string, offset int64) string {
 	return message
 }
 
-// LogTail is the errors in a CRIU log, or its last lines where it names none; empty where there is no such log.
+// LogTail is the last errors in the last MiB of a CRIU log, or its last lines where that names none; empty where there is
+// no such log. A restore that goes round in circles until it is ended can write far more.
 func LogTail(path string) string {
-	data, err := os.ReadFile(path)
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = file.Close() }()
+	if info, err := file.Stat(); err == nil && info.Size() > tailBytes {
+		if _, err := file.Seek(-tailBytes, io.SeekEnd); err != nil {
+			return ""
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(file, tailBytes))
 	if err != nil {
 		return ""
 	}
@@ -77,5 +88,8 @@ func LogTail(path string) string {
 	return strings.Join(faults[max(0, len(faults)-tailLines):], "\n")
 }
 
-// tailLines is how much of CRIU's log an error carries along.
-const tailLines = 12
+// How much of CRIU's log is looked at, and how much an error carries along.
+const (
+	tailBytes = 1 << 20
+	tailLines = 12
+)

@@ -30,26 +30,34 @@ type restore struct {
 	reply   handover.PrepareReply
 }
 
-// run restores the container and tells the agent how it went. On error nothing of the container runs.
-func (r restore) run(ctx context.Context) error {
-	failure := r.attempt(ctx)
+// run restores the container and tells the agent how it went. On error nothing of the container runs; again says that
+// the agent knows of the failure, nothing is left of the attempt, and another one may end otherwise.
+func (r restore) run(ctx context.Context) (again bool, err error) {
 	result := handover.ResultRequest{ContainerID: r.id}
+	again, failure := r.attempt(ctx)
 	if failure != nil {
-		failure = errors.Join(failure, r.remove(context.WithoutCancel(ctx)))
+		left := r.remove(context.WithoutCancel(ctx))
+		again = again && left == nil
+		failure = errors.Join(failure, left)
 		result.Error = failure.Error()
 	}
-	if err := r.agent.result(context.WithoutCancel(ctx), result); err != nil {
+	posting, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.options.Times.Result)
+	defer cancel()
+	if err := r.agent.result(posting, result); err != nil {
 		report(r.call, r.options.Stderr, "warning", "lifeboat-runtime: "+err.Error())
+		again = false
 	}
-	return failure
+	return again && ctx.Err() == nil, failure
 }
 
-func (r restore) attempt(ctx context.Context) error {
+// attempt restores the container once. On error, again says that it is `runc restore` that failed: before it nothing was
+// tried, and what failed will fail again; after it the process has run.
+func (r restore) attempt(ctx context.Context) (again bool, err error) {
 	if r.flags.Value("pidfd-socket") != "" {
-		return errors.New("restore: runc restore knows no --pidfd-socket")
+		return false, errors.New("restore: runc restore knows no --pidfd-socket")
 	}
 	if err := r.options.reserveMarker(r.id); err != nil {
-		return err
+		return false, err
 	}
 	defer r.options.dropReservedMarker(r.id)
 	uts := r.config.utsPath()
@@ -57,19 +65,22 @@ func (r restore) attempt(ctx context.Context) error {
 	if uts != "" {
 		var err error
 		if sandbox, err = readNames(uts); err != nil {
-			return fmt.Errorf("read the sandbox's hostname: %w", err)
+			return false, fmt.Errorf("read the sandbox's hostname: %w", err)
 		}
 	}
-	if err := r.runc(ctx); err != nil {
-		return err
-	}
+	failure := r.runc(ctx)
 	if uts != "" {
-		// The process runs by now: a wrong name is no reason to end it and let it do its last steps twice.
+		// After a failure as well: CRIU may have come far enough to rename the sandbox. And where the process runs, a wrong
+		// name is no reason to end it and let it do its last steps twice.
 		if err := writeNames(uts, sandbox); err != nil {
 			report(r.call, r.options.Stderr, "warning", "lifeboat-runtime: set the sandbox's hostname again: "+err.Error())
 		}
 	}
-	return r.options.keepMarker(r.id)
+	if failure != nil {
+		// The console socket takes one terminal, and the failed restore may have sent its own.
+		return r.flags.Value("console-socket") == "", failure
+	}
+	return false, r.options.keepMarker(r.id)
 }
 
 // runc runs `runc restore`. Stdin, stdout and stderr are the container's: runc hands them to CRIU in place of those of

@@ -15,13 +15,23 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
 
-// The kubelet gives CreateContainer two minutes (runtimeRequestTimeout); the fetch gets most of them.
-const (
-	prepareTimeout = 100 * time.Second
-	createTimeout  = 115 * time.Second
-	resultTimeout  = 3 * time.Second
-	resultPause    = 200 * time.Millisecond
-)
+// maxRounds bounds how often one create asks the agent and follows it. The agent's own ladder needs three (two attempts,
+// then a plain create); more than that is an agent that does not count.
+const maxRounds = 5
+
+// Times bound the waits of one create.
+type Times struct {
+	// Create bounds the whole, and Ask, counted from the same moment, the questions to the agent.
+	Create, Ask time.Duration
+	// Result bounds the report of how a restore ended.
+	Result time.Duration
+	// Pause lies between two tries to reach the agent.
+	Pause time.Duration
+}
+
+// hostTimes fit the two minutes that the kubelet gives CreateContainer (runtimeRequestTimeout); the fetch gets most of
+// them.
+var hostTimes = Times{Create: 115 * time.Second, Ask: 100 * time.Second, Result: 3 * time.Second, Pause: 200 * time.Millisecond}
 
 // Options are the wrapper's surroundings. HostOptions gives those of a node.
 type Options struct {
@@ -31,6 +41,8 @@ type Options struct {
 	ToolDir string
 	// Socket, RestoredDir and HoldDir are those of package handover.
 	Socket, RestoredDir, HoldDir string
+	// Times are the waits; all have to be set.
+	Times Times
 	// Exec replaces this process, as syscall.Exec does.
 	Exec func(path string, argv, env []string) error
 	// Stderr gets the errors, which also go to the file of --log.
@@ -64,6 +76,7 @@ func HostOptions() (Options, error) {
 		Socket:      handover.Socket,
 		RestoredDir: handover.RestoredDir,
 		HoldDir:     handover.HoldDir,
+		Times:       hostTimes,
 		Exec:        syscall.Exec,
 		Stderr:      os.Stderr,
 	}, nil
@@ -109,7 +122,8 @@ func (o Options) dispatch(ctx context.Context, call Invocation) error {
 	return errPassThrough
 }
 
-// create restores the container or passes the call on, as the agent says.
+// create restores the container or passes the call on, as the agent says. A create that fails is the end of a pod that
+// must not restart, so every rung of the agent's ladder is climbed in here.
 func (o Options) create(ctx context.Context, call Invocation, flags Flags, id string) error {
 	bundle, err := filepath.Abs(flags.Value("bundle", "b"))
 	if err != nil {
@@ -119,27 +133,32 @@ func (o Options) create(ctx context.Context, call Invocation, flags Flags, id st
 	if err != nil || config.Annotations[annotationContainerType] != containerTypeContainer {
 		return errPassThrough
 	}
-	ctx, cancel := context.WithTimeout(ctx, createTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.Times.Create)
 	defer cancel()
-	asking, stop := context.WithTimeout(ctx, prepareTimeout)
+	asking, stop := context.WithTimeout(ctx, o.Times.Ask)
 	defer stop()
 
-	agent := newAgentClient(o.Socket)
-	reply, err := agent.prepare(asking, config.prepareRequest(id, bundle))
-	from := config.Annotations[annotationRestoreFrom]
-	switch {
-	case errors.Is(err, errNoAgent) && from == "":
-		return errPassThrough
-	case errors.Is(err, errNoAgent):
-		return fmt.Errorf("%w, and this pod continues checkpoint %s, so it is not started clean: it is tried again "+
-			"until the agent is back; remove the annotation %s from a new pod to start it clean", err, from, annotationRestoreFrom)
-	case err != nil:
-		return err
-	case reply.Action == handover.ActionCreate:
-		return errPassThrough
+	agent := newAgentClient(o.Socket, o.Times.Pause)
+	question := question{agent: agent, request: config.prepareRequest(id, bundle)}
+	question.insist = question.request.RestoreFrom != ""
+	var failure error
+	for range maxRounds {
+		reply, err := question.ask(asking)
+		if err != nil {
+			return errors.Join(err, failure)
+		}
+		if reply.Action == handover.ActionCreate {
+			return errPassThrough
+		}
+		job := restore{options: o, agent: agent, call: call, flags: flags, id: id, bundle: bundle, config: config, reply: reply}
+		var again bool
+		if again, failure = job.run(ctx); !again {
+			return failure
+		}
+		// The generation's files lie in the container's root by now: a plain create needs the agent's word.
+		question.insist = true
 	}
-	job := restore{options: o, agent: agent, call: call, flags: flags, id: id, bundle: bundle, config: config, reply: reply}
-	return job.run(ctx)
+	return fmt.Errorf("the lifeboat agent asked for a restore %d times, and none came to life: %w", maxRounds, failure)
 }
 
 // runtimeBeneath reads the runtime.json at path and resolves what it names.

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,17 +18,29 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
 
-// fakeRuntime notes its arguments and two variables, and fails a restore where a file "fail" lies beside it.
+// fakeRuntime notes its arguments and two variables. A file "hang" beside it makes a restore hang, each file "fail-*"
+// one restore fail, and a file "stuck" every delete.
 const fakeRuntime = `#!/bin/sh
 dir=$(dirname "$0")
 echo "$@" >> "$dir/calls"
-case " $* " in *" restore "*) ;; *) exit 0 ;; esac
+case " $* " in
+*" restore "*) ;;
+*" delete "*) [ ! -e "$dir/stuck" ]; exit ;;
+*) exit 0 ;;
+esac
 echo "PATH=$PATH CRIU_CONFIG_FILE=$CRIU_CONFIG_FILE" > "$dir/env"
-[ -e "$dir/fail" ] || exit 0
-echo '{"level":"error","msg":"criu failed: type NOTIFY errno 0","time":"2026-01-01T00:00:00Z"}' >> "$dir/log.json"
-printf '(00.1) fine\n(00.2) Error (criu/files.c:1): the cause\n(00.3) more\n' > "$dir/work/restore.log"
-exit 1
+[ ! -e "$dir/hang" ] || exec sleep 60
+for fault in "$dir"/fail-*; do
+	[ -e "$fault" ] || exit 0
+	rm "$fault"
+	echo '{"level":"error","msg":"criu failed: type NOTIFY errno 0","time":"2026-01-01T00:00:00Z"}' >> "$dir/log.json"
+	printf '(00.1) fine\n(00.2) Error (criu/files.c:1): the cause\n(00.3) more\n' > "$dir/work/restore.log"
+	exit 1
+done
 `
+
+// impatient is an Ask or Create that a test waits for to the end.
+const impatient = 200 * time.Millisecond
 
 // bench is a node of one wrapper: a fake runtime, a bundle and, where started, an agent.
 type bench struct {
@@ -36,6 +50,8 @@ type bench struct {
 	stderr   bytes.Buffer
 	prepared []handover.PrepareRequest
 	results  []handover.ResultRequest
+	// deaf makes the agent refuse results, and leaves makes it end after the first one.
+	deaf, leaves bool
 }
 
 func newBench(t *testing.T, annotations map[string]string) *bench {
@@ -54,13 +70,23 @@ func newBench(t *testing.T, annotations map[string]string) *bench {
 	b.options = Options{
 		Runtime: filepath.Join(dir, "runc"), ToolDir: "/opt/tools", Socket: filepath.Join(dir, "agent.sock"),
 		RestoredDir: filepath.Join(dir, "restored"), HoldDir: filepath.Join(dir, "hold"), Stderr: &b.stderr,
-		Exec: func(_ string, argv, _ []string) error { b.passed = argv[1:]; return nil },
+		Times: Times{Create: time.Minute, Ask: time.Minute, Result: impatient, Pause: 5 * time.Millisecond},
+		Exec:  func(_ string, argv, _ []string) error { b.passed = argv[1:]; return nil },
 	}
 	return b
 }
 
-// agent starts an agent that answers every question with status and body.
-func (b *bench) agent(t *testing.T, status int, body any) {
+// answer is one of the agent's: a status with a body, or breaksOff.
+type answer struct {
+	status int
+	body   any
+}
+
+// breaksOff is the answer of an agent that ends while it is asked.
+var breaksOff = answer{}
+
+// agent starts an agent that gives these answers, the last one over and over.
+func (b *bench) agent(t *testing.T, answers ...answer) {
 	t.Helper()
 	listener, err := net.Listen("unix", b.options.Socket)
 	require.NoError(t, err)
@@ -68,18 +94,29 @@ func (b *bench) agent(t *testing.T, status int, body any) {
 	mux.HandleFunc("POST /v1/prepare", func(w http.ResponseWriter, r *http.Request) {
 		var request handover.PrepareRequest
 		_ = json.NewDecoder(r.Body).Decode(&request)
+		answer := answers[min(len(b.prepared), len(answers)-1)]
 		b.prepared = append(b.prepared, request)
-		w.WriteHeader(status)
-		if text, ok := body.(string); ok {
+		if answer == breaksOff {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(answer.status)
+		if text, ok := answer.body.(string); ok {
 			_, _ = w.Write([]byte(text))
 			return
 		}
-		_ = json.NewEncoder(w).Encode(body)
+		_ = json.NewEncoder(w).Encode(answer.body)
 	})
-	mux.HandleFunc("POST /v1/result", func(_ http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("POST /v1/result", func(w http.ResponseWriter, r *http.Request) {
+		if b.deaf {
+			http.Error(w, "no API server", http.StatusServiceUnavailable)
+			return
+		}
 		var request handover.ResultRequest
 		_ = json.NewDecoder(r.Body).Decode(&request)
 		b.results = append(b.results, request)
+		if b.leaves {
+			_ = os.Remove(b.options.Socket)
+		}
 	})
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.Serve(listener) }()
@@ -94,16 +131,52 @@ func (b *bench) run(t *testing.T, args ...string) int {
 	return Run(t.Context(), append([]string{"lifeboat-runtime"}, args...), b.options)
 }
 
-func (b *bench) create(t *testing.T) int {
+func (b *bench) create(t *testing.T, more ...string) int {
 	t.Helper()
-	return b.run(t, "--root", "/run/x", "--log", b.log(), "--log-format", "json", "create", "--bundle",
-		filepath.Join(b.dir, "bundle"), "--pid-file", "/tmp/pid", "--no-new-keyring", "--no-pivot", "c1")
+	args := append([]string{"--root", "/run/x", "--log", b.log(), "--log-format", "json", "create", "--bundle",
+		filepath.Join(b.dir, "bundle"), "--pid-file", "/tmp/pid", "--no-new-keyring", "--no-pivot"}, more...)
+	return b.run(t, append(args, "c1")...)
 }
 
-func (b *bench) restoreReply() handover.PrepareReply {
-	return handover.PrepareReply{
+var clean = answer{200, handover.PrepareReply{Action: handover.ActionCreate}}
+
+func (b *bench) restore() answer {
+	return answer{200, handover.PrepareReply{
 		Action: handover.ActionRestore, ImagePath: "/images", WorkPath: filepath.Join(b.dir, "work"), CRIUConfig: "/criu.conf",
+	}}
+}
+
+// failing makes that many restores fail.
+func (b *bench) failing(t *testing.T, restores int) {
+	t.Helper()
+	for number := range restores {
+		b.touch(t, "fail-"+strconv.Itoa(number))
 	}
+}
+
+func (b *bench) touch(t *testing.T, name string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(b.dir, name), nil, 0o600))
+}
+
+func (b *bench) requireMarkers(t *testing.T, names ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(b.options.RestoredDir)
+	require.NoError(t, err)
+	require.Len(t, entries, len(names))
+	for _, name := range names {
+		require.FileExists(t, filepath.Join(b.options.RestoredDir, name))
+	}
+}
+
+// verbs are what the runtime beneath was asked for, one word a call.
+func (b *bench) verbs(t *testing.T) string {
+	t.Helper()
+	var verbs []string
+	for _, call := range b.calls(t) {
+		verbs = append(verbs, ParseInvocation(strings.Fields(call)).Command)
+	}
+	return strings.Join(verbs, " ")
 }
 
 // calls are the command lines that the runtime beneath has seen.
@@ -154,8 +227,9 @@ func TestCreateWithoutRestore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, test.annotations)
 			if test.status != 0 {
-				b.agent(t, test.status, test.body)
+				b.agent(t, answer{test.status, test.body})
 			}
+			b.options.Times.Ask = impatient
 			status := b.create(t)
 			require.Empty(t, b.results)
 			if test.passes {
@@ -174,7 +248,7 @@ func TestCreateWithoutRestore(t *testing.T) {
 
 func TestCreateRestores(t *testing.T) {
 	b := newBench(t, replacement())
-	b.agent(t, 200, b.restoreReply())
+	b.agent(t, b.restore())
 	require.Zero(t, b.create(t), b.stderr.String())
 
 	require.Equal(t, []handover.PrepareRequest{{
@@ -196,47 +270,37 @@ func TestCreateRestores(t *testing.T) {
 	require.Equal(t, []string{"start", "c1"}, b.passed, "a second start is the runtime's to refuse")
 }
 
-func TestCreateRestoreFails(t *testing.T) {
-	b := newBench(t, podAnnotations)
-	b.agent(t, 200, b.restoreReply())
-	require.NoError(t, os.WriteFile(filepath.Join(b.dir, "fail"), nil, 0o600))
-	require.Equal(t, 1, b.create(t))
-	require.Equal(t, "--root /run/x delete --force c1", b.calls(t)[1])
-	require.Len(t, b.results, 1)
-	for _, message := range []string{b.results[0].Error, lastError(b.log(), 0)} {
-		require.Contains(t, message, "criu failed: type NOTIFY errno 0")
-		require.Contains(t, message, "the cause")
-	}
-	entries, err := os.ReadDir(b.options.RestoredDir)
-	require.NoError(t, err)
-	require.Empty(t, entries, "no marker is left")
-}
-
 func TestCreateRestoresThoughTheResultIsLost(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, podAnnotations)
-	listener, err := net.Listen("unix", b.options.Socket)
-	require.NoError(t, err)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/prepare" {
-			panic(http.ErrAbortHandler)
-		}
-		_ = json.NewEncoder(w).Encode(b.restoreReply())
-	})}
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(func() { _ = server.Close() })
+	b.deaf = true
+	b.agent(t, b.restore())
 	require.Zero(t, b.create(t))
-	require.FileExists(t, filepath.Join(b.options.RestoredDir, "c1"))
+	b.requireMarkers(t, "c1")
 	require.Len(t, b.calls(t), 1, "the container is not deleted")
 }
 
-func TestCreateFailsBeforeTheRestoreWhereNoMarkerCanBeMade(t *testing.T) {
-	b := newBench(t, podAnnotations)
-	b.agent(t, 200, b.restoreReply())
-	require.NoError(t, os.WriteFile(b.options.RestoredDir, nil, 0o600))
-	require.Equal(t, 1, b.create(t))
-	require.Equal(t, []string{"--root /run/x delete --force c1"}, b.calls(t))
-	require.Contains(t, b.results[0].Error, "make the folder of restored containers")
+func TestCreateFailsOnceWhereNothingCanBeTried(t *testing.T) {
+	for name, test := range map[string]struct {
+		args    []string
+		files   []string
+		message string
+	}{
+		"no marker can be made":       {files: []string{"restored"}, message: "make the folder of restored containers"},
+		"a flag that restore ignores": {args: []string{"--pidfd-socket", "/tmp/pidfd"}, message: "--pidfd-socket"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, podAnnotations)
+			for _, file := range test.files {
+				b.touch(t, file)
+			}
+			b.agent(t, b.restore())
+			require.Equal(t, 1, b.create(t, test.args...))
+			require.Equal(t, "delete", b.verbs(t))
+			require.Len(t, b.prepared, 1)
+			require.Contains(t, b.results[0].Error, test.message)
+		})
+	}
 }
 
 func TestKillHolds(t *testing.T) {
