@@ -33,6 +33,9 @@
 //     id, pid file and sandbox as if nothing had been. There is no next round where the report does not reach the agent,
 //     which counts the attempts, where something is left, and for a container with a terminal: its console socket may be
 //     used up.
+//   - The time ends while a task is still in CRIU's own code (a page image cut short keeps it there for good): runc is
+//     killed, and CRIU and that task may outlive it. It does not get to the program's code, for CRIU still waits for
+//     runc's word, but it takes processor time until someone ends it.
 //   - The machine dies: everything named here lies in /run.
 //
 // The restored process sees its former node's hostname until CRIU has let it go and the sandbox's name is set again,
