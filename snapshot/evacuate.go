@@ -101,6 +101,9 @@ func (e *Evacuator) turn(n *watcher.Notice) {
 // running evacuation is not cut short by ctx: it ends by itself, at its deadline at the latest.
 func (e *Evacuator) Run(ctx context.Context) error {
 	defer e.ending.Wait()
+	if err := e.sweep(); err != nil {
+		return err
+	}
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {

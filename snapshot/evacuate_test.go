@@ -449,3 +449,14 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		require.NoError(t, <-done)
 	})
 }
+
+func TestOldDumpsAreSwept(t *testing.T) {
+	s := newScene(t)
+	for _, id := range []string{"c1", "gone"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(s.dir, "dump", id, "images"), 0o700))
+	}
+	require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+	require.NoError(t, s.evacuator.sweep())
+	require.DirExists(t, filepath.Join(s.dir, "dump", "c1"), "it may be needed to finish")
+	require.NoDirExists(t, filepath.Join(s.dir, "dump", "gone"))
+}

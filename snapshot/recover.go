@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -37,6 +41,28 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 		return fmt.Errorf("settle pod %s/%s: %w", t.Namespace, t.Pod, err)
 	}
 	return e.giveUp(ctx, t, v1alpha1.ReasonThawed, errThawed)
+}
+
+// sweep removes dumps that an earlier life of the agent left on the disk, except of containers that are on hold.
+func (e *Evacuator) sweep() error {
+	held, err := e.options.Holds.List()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(e.options.HostRoot, e.options.WorkDir)
+	dumps, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list dumps: %w", err)
+	}
+	for _, d := range dumps {
+		if slices.Contains(held, d.Name()) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, d.Name())); err != nil {
+			return fmt.Errorf("remove old dump: %w", err)
+		}
+	}
+	return nil
 }
 
 // giveUpUnlessCommitted ends a failed upload. A commit whose answer was lost counts as done; where the bucket cannot be

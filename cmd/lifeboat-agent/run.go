@@ -80,6 +80,8 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
+	// The default of 5 requests a second would eat up the window of a node with many pods.
+	kubeConfig.QPS, kubeConfig.Burst = 50, 100
 	client, err := kubernetes.NewForConfig(kubeConfig)
 	if err != nil {
 		return nil, fmt.Errorf("make client of the API server: %w", err)
@@ -134,10 +136,27 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.tainter.Run(ctx) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
+	group.Go(func() error { return a.sweep(ctx) })
 	group.Go(func() error { return a.publisher.Run(ctx) })
 	group.Go(func() error { return a.health.Run(ctx) })
 	a.log.Info().Str("node", a.config.nodeName).Msg("agent runs")
 	return group.Wait()
+}
+
+// sweep removes what earlier lives left, once that has succeeded; the API server may be away at first.
+func (a *agent) sweep(ctx context.Context) error {
+	for {
+		err := a.preparer.Sweep(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		a.log.Warn().Err(err).Msg("left-overs of restores not swept yet")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(publishAtMost):
+		}
+	}
 }
 
 func openStore(ctx context.Context, c *config) (*store.Store, error) {

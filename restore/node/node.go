@@ -70,10 +70,14 @@ type Options struct {
 }
 
 // Preparer prepares restores on this node.
-type Preparer struct{ options Options }
+type Preparer struct {
+	options Options
+	// since is when this life of the agent began.
+	since time.Time
+}
 
 // New returns a Preparer.
-func New(options Options) *Preparer { return &Preparer{options: options} }
+func New(options Options) *Preparer { return &Preparer{options: options, since: time.Now()} }
 
 // Prepare answers what becomes of a container about to be created. What may pass (an API server or a bucket that does
 // not answer, a source not released yet) is waited for within the time that the kubelet gives a create: the error of one
@@ -154,7 +158,7 @@ func (p *Preparer) restore(ctx context.Context, req handover.PrepareRequest, pod
 
 	dir := filepath.Join(p.options.WorkDir, req.ContainerID)
 	reply := handover.PrepareReply{
-		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, "images"), WorkPath: filepath.Join(dir, "work"),
+		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, imagesName), WorkPath: filepath.Join(dir, workName),
 		CRIUConfig: p.options.CRIUConfig,
 	}
 	begin := time.Now()

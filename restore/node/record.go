@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -20,6 +21,9 @@ import (
 // recordName is the file beside the fetched images that says for whom they were handed to CRIU. It exists from before
 // the wrapper is answered until the outcome is on the Checkpoint.
 const recordName = "handed-over.json"
+
+// imagesName and workName are the folders for CRIU's images and logs beside it.
+const imagesName, workName = "images", "work"
 
 func (p *Preparer) recordPath(containerID string) string {
 	return filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), recordName)
@@ -102,6 +106,45 @@ func (p *Preparer) Reconcile(ctx context.Context) error {
 		}
 		if err := p.restored(ctx, r); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// Sweep settles what an earlier life of the agent left: handovers whose containers run are recorded as restored, and images
+// that nobody reads any more are removed. Records of handovers with an unknown outcome stay as long as their pod.
+func (p *Preparer) Sweep(ctx context.Context) error {
+	if err := p.Reconcile(ctx); err != nil {
+		return err
+	}
+	records, err := p.handedOver()
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, r := range records {
+		pod, err := p.options.Client.CoreV1().Pods(r.Namespace).Get(ctx, r.Pod, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("get pod %s/%s: %w", r.Namespace, r.Pod, err)
+		}
+		keep[r.ContainerID] = err == nil && string(pod.UID) == r.PodUID
+	}
+	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir)
+	folders, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list fetched images: %w", err)
+	}
+	for _, f := range folders {
+		if info, err := f.Info(); err != nil || info.ModTime().After(p.since) {
+			// Gone meanwhile, or of a restore that is under way.
+			continue
+		}
+		stale := filepath.Join(dir, f.Name())
+		if keep[f.Name()] {
+			stale = filepath.Join(stale, imagesName)
+		}
+		if err := os.RemoveAll(stale); err != nil {
+			return fmt.Errorf("remove fetched images: %w", err)
 		}
 	}
 	return nil

@@ -1,0 +1,68 @@
+package node
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints/checkpointstest"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+)
+
+func checkpoint(status *v1alpha1.CheckpointStatus) *v1alpha1.Checkpoint {
+	return &v1alpha1.Checkpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "job", UID: "ckpt-1"}, Status: *status}
+}
+
+func TestClaimHasOneWinner(t *testing.T) {
+	server := checkpointstest.New(t, checkpoint(waiting()))
+	const racers = 16
+	errs := make([]error, racers)
+	var group sync.WaitGroup
+	for i := range racers {
+		group.Go(func() {
+			p := New(Options{NodeName: string(rune('a' + i)), Checkpoints: server.Client})
+			_, errs[i] = p.claim(t.Context(), handover.PrepareRequest{Namespace: "ns", Pod: "job", PodUID: string(rune('A' + i))})
+		})
+	}
+	group.Wait()
+	var winners []int
+	for i, err := range errs {
+		if err == nil {
+			winners = append(winners, i)
+		}
+	}
+	require.Len(t, winners, 1)
+	status := server.Get("ns", "job").Status
+	require.EqualValues(t, 1, status.Epoch)
+	require.Equal(t, string(rune('A'+winners[0])), string(status.Claim.PodUID))
+	require.Equal(t, string(rune('a'+winners[0])), status.Claim.NodeName)
+	require.True(t, status.IsTrue(v1alpha1.ConditionClaimed))
+	require.Equal(t, v1alpha1.ReasonRestoreImpending, status.Condition(v1alpha1.ConditionRestored).Reason)
+}
+
+func TestClaimAgain(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		status   *v1alpha1.CheckpointStatus
+		attempts int32
+		fault    error
+	}{
+		{"after a failed restore", claimed(v1alpha1.ReasonRestoreFailed, 1), 2, nil},
+		{"a dead bucket is no attempt", claimed(v1alpha1.ReasonBucketFailed, 1), 1, nil},
+		{"nothing waits", &v1alpha1.CheckpointStatus{}, 0, errNothing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server := checkpointstest.New(t, checkpoint(c.status))
+			p := New(Options{NodeName: "b", Checkpoints: server.Client})
+			got, err := p.claim(t.Context(), handover.PrepareRequest{Namespace: "ns", Pod: "job", PodUID: "new"})
+			require.ErrorIs(t, err, c.fault)
+			if c.fault == nil {
+				require.Equal(t, c.attempts, got.Status.Claim.Attempts)
+				require.EqualValues(t, 1, got.Status.Epoch, "the epoch is of the claim, not of the attempt")
+			}
+		})
+	}
+}

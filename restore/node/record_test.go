@@ -1,0 +1,86 @@
+package node
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints/checkpointstest"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+)
+
+// handedOverScene is a node that has handed container c1 of pod "new" to CRIU.
+func handedOverScene(t *testing.T, running bool) (*Preparer, *checkpointstest.Server, string) {
+	t.Helper()
+	host := t.TempDir()
+	server := checkpointstest.New(t, checkpoint(claimed(v1alpha1.ReasonRestoreImpending, 1)))
+	p := New(Options{
+		NodeName: "b", Checkpoints: server.Client, HostRoot: host, WorkDir: "/restore", Log: zerolog.Nop(),
+		Client:  fake.NewClientset(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "job", UID: "new"}}),
+		Events:  record.NewFakeRecorder(10),
+		Running: func(context.Context, string) (bool, error) { return running, nil },
+	})
+	dir := filepath.Join(host, "restore", "c1")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, imagesName), 0o700))
+	require.NoError(t, p.handOver(handover.PrepareRequest{ContainerID: "c1", Namespace: "ns", Pod: "job", PodUID: "new", Container: "main"}))
+	return p, server, dir
+}
+
+func TestResult(t *testing.T) {
+	for _, c := range []struct{ name, fault, reason string }{
+		{"restored", "", v1alpha1.ReasonRestored},
+		{"failed", "criu failed", v1alpha1.ReasonRestoreFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, server, dir := handedOverScene(t, false)
+			require.NoError(t, p.Result(t.Context(), handover.ResultRequest{ContainerID: "c1", Error: c.fault}))
+			require.Equal(t, c.reason, server.Get("ns", "job").Status.Condition(v1alpha1.ConditionRestored).Reason)
+			require.NoDirExists(t, dir, "images of a target stay on no disk")
+			require.ErrorContains(t, p.Result(t.Context(), handover.ResultRequest{ContainerID: "c1"}), "not handed over")
+		})
+	}
+}
+
+func TestHandoverWithoutAResult(t *testing.T) {
+	t.Run("the container runs", func(t *testing.T) {
+		p, server, dir := handedOverScene(t, true)
+		last, err := p.outcome(t.Context(), "new")
+		require.NoError(t, err)
+		require.Equal(t, outcomeNone, last)
+		require.True(t, server.Get("ns", "job").Status.IsTrue(v1alpha1.ConditionRestored))
+		require.NoDirExists(t, dir)
+	})
+	t.Run("the container is gone: it may have run", func(t *testing.T) {
+		p, _, dir := handedOverScene(t, false)
+		last, err := p.outcome(t.Context(), "new")
+		require.NoError(t, err)
+		require.Equal(t, outcomeUnknown, last)
+		past := time.Now().Add(-time.Hour)
+		require.NoError(t, os.Chtimes(dir, past, past))
+		require.NoError(t, p.Sweep(t.Context()))
+		require.NoDirExists(t, filepath.Join(dir, imagesName))
+		require.FileExists(t, filepath.Join(dir, recordName), "the record outlives the images as long as the pod is there")
+		require.NoError(t, p.options.Client.CoreV1().Pods("ns").Delete(t.Context(), "job", metav1.DeleteOptions{}))
+		require.NoError(t, os.Chtimes(dir, past, past))
+		require.NoError(t, p.Sweep(t.Context()))
+		require.NoDirExists(t, dir)
+	})
+}
+
+func TestSweepLeavesRestoresUnderWay(t *testing.T) {
+	p, _, dir := handedOverScene(t, false)
+	under := filepath.Join(filepath.Dir(dir), "c2")
+	require.NoError(t, os.MkdirAll(under, 0o700))
+	require.NoError(t, p.Sweep(t.Context()))
+	require.DirExists(t, under)
+}

@@ -1,0 +1,173 @@
+package kube
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints/checkpointstest"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+)
+
+type containers []snapshot.Container
+
+func (c containers) Containers(context.Context) ([]snapshot.Container, error) { return c, nil }
+
+// stage is a node with one protected pod and its Checkpoint.
+func stage(t *testing.T) (*Journal, *checkpointstest.Server, snapshot.Target) {
+	t.Helper()
+	checkpoint := &v1alpha1.Checkpoint{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "job", UID: "ckpt-1"},
+		Status:     v1alpha1.CheckpointStatus{Pod: &v1alpha1.PodReference{Name: "job", UID: "pod-1", NodeName: "a"}, Epoch: 3},
+	}
+	checkpoint.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionTrue, v1alpha1.ReasonProtected, "")
+	server := checkpointstest.New(t, checkpoint)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "job", UID: "pod-1", Labels: map[string]string{v1alpha1.LabelProtect: "true"}},
+		Spec:       corev1.PodSpec{NodeName: "a"},
+		Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "main", Image: "job:1", ImageID: "job@sha256:1"}}},
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+	j := &Journal{
+		Node: Node{Name: "a", Client: fake.NewClientset(pod, node)}, Checkpoints: server.Client, Events: record.NewFakeRecorder(10),
+		Runtime: containers{
+			{ID: "c1", PodUID: "pod-1", Namespace: "ns", Pod: "job", Name: "main", Status: snapshot.StatusRunning},
+			{ID: "c0", PodUID: "pod-1", Namespace: "ns", Pod: "job", Name: "main", Status: snapshot.StatusStopped},
+			{ID: "x", PodUID: "other", Status: snapshot.StatusRunning},
+		},
+	}
+	targets, err := j.Targets(t.Context())
+	require.NoError(t, err)
+	require.Len(t, targets, 1)
+	return j, server, targets[0]
+}
+
+func TestTargets(t *testing.T) {
+	j, server, target := stage(t)
+	require.Equal(t, "c1", target.ID)
+	require.Equal(t, "ckpt-1", target.CheckpointUID)
+	require.EqualValues(t, 3, target.Epoch)
+	require.Equal(t, "job@sha256:1", target.ImageDigest)
+	for _, c := range []struct {
+		name   string
+		change func(*v1alpha1.Checkpoint)
+		want   int
+		final  bool
+	}{
+		{"not protectable", func(c *v1alpha1.Checkpoint) {
+			c.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonHostPID, "")
+		}, 0, false},
+		{"checkpoint of another pod", func(c *v1alpha1.Checkpoint) { c.Status.Pod.UID = "pod-2" }, 0, false},
+		{"final already", func(c *v1alpha1.Checkpoint) {
+			c.Status.Generation = &v1alpha1.GenerationReference{Number: 1, PodUID: "pod-1", Final: true}
+		}, 1, true},
+		{"final generation of the pod before", func(c *v1alpha1.Checkpoint) {
+			c.Status.Generation = &v1alpha1.GenerationReference{Number: 1, PodUID: "pod-0", Final: true}
+		}, 1, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := server.Get("ns", "job")
+			server.Edit("ns", "job", c.change)
+			targets, err := j.Targets(t.Context())
+			server.Edit("ns", "job", func(now *v1alpha1.Checkpoint) { now.Status = before.Status })
+			require.NoError(t, err)
+			require.Len(t, targets, c.want)
+			if c.want > 0 {
+				require.Equal(t, c.final, targets[0].Final)
+			}
+		})
+	}
+	server.Delete("ns", "job")
+	targets, err := j.Targets(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, targets)
+}
+
+func TestFinalIsWrittenOnceAndTaintsFirst(t *testing.T) {
+	j, server, target := stage(t)
+	now := time.Now()
+	m := snapshot.Moments{Notice: now, Deadline: now.Add(time.Minute), Frozen: now, Dumped: now, Durable: now}
+	require.NoError(t, j.Begun(t.Context(), target, snapshot.Moments{Notice: now, Deadline: m.Deadline}))
+	g := snapshot.Committed{Number: 1, Epoch: 3, StoredBytes: 10, RSSBytes: 20}
+	server.Before = func() {
+		node, err := j.Node.Client.CoreV1().Nodes().Get(t.Context(), "a", metav1.GetOptions{})
+		require.NoError(t, err)
+		require.Equal(t, v1alpha1.TaintEvacuating, node.Spec.Taints[0].Key, "the replacement must not come back here")
+	}
+	require.NoError(t, j.Final(t.Context(), target, g, m))
+	status := server.Get("ns", "job").Status
+	require.NotNil(t, status.FinalGeneration())
+	require.Equal(t, snapshot.Committed{Number: status.Generation.Number, Epoch: status.Generation.Epoch, StoredBytes: 10, RSSBytes: 20}, g)
+
+	// The answer was lost; by now others have gone on from what was written.
+	released := metav1.NowMicro()
+	server.Edit("ns", "job", func(c *v1alpha1.Checkpoint) {
+		c.Status.Pod.UID, c.Status.Pod.NodeName = "pod-2", "b"
+		c.Status.Timeline.Released = &released
+	})
+	require.NoError(t, j.Final(t.Context(), target, g, m), "an error here could thaw a source whose job runs elsewhere")
+	require.NotNil(t, server.Get("ns", "job").Status.Timeline.Released)
+}
+
+func TestFinalWithoutACheckpointOfThisPod(t *testing.T) {
+	j, server, target := stage(t)
+	server.Edit("ns", "job", func(c *v1alpha1.Checkpoint) { c.Status.Pod.UID = "pod-2" })
+	g := snapshot.Committed{Number: 1, Epoch: 3}
+	require.ErrorIs(t, j.Final(t.Context(), target, g, snapshot.Moments{}), snapshot.ErrUnprotected)
+	server.Delete("ns", "job")
+	require.ErrorIs(t, j.Final(t.Context(), target, g, snapshot.Moments{}), snapshot.ErrUnprotected)
+	require.NoError(t, j.Failed(t.Context(), target, v1alpha1.ReasonDumpFailed, ""), "nobody is left to be told")
+}
+
+func TestAConflictingWriteIsDecidedAnew(t *testing.T) {
+	j, server, target := stage(t)
+	var conflicts int
+	server.Before = func() {
+		if conflicts++; conflicts == 1 {
+			server.Edit("ns", "job", func(c *v1alpha1.Checkpoint) {
+				c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonThawed, "")
+			})
+		}
+	}
+	require.NoError(t, j.Begun(t.Context(), target, snapshot.Moments{}))
+	require.Equal(t, 2, conflicts, "the first write met a newer version and was decided anew")
+}
+
+func TestLeaving(t *testing.T) {
+	j, _, target := stage(t)
+	leaving, err := j.Leaving(t.Context(), target)
+	require.NoError(t, err)
+	require.False(t, leaving)
+	target.PodUID = "pod-0"
+	leaving, err = j.Leaving(t.Context(), target)
+	require.NoError(t, err)
+	require.True(t, leaving, "another pod bears the name")
+}
+
+func TestNode(t *testing.T) {
+	ctx := t.Context()
+	client := fake.NewClientset(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}},
+	})
+	n := Node{Name: "a", Client: client}
+	for range 2 {
+		require.NoError(t, n.Taint(ctx, true))
+		require.NoError(t, n.Publish(ctx))
+	}
+	node, err := client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Len(t, node.Spec.Taints, 2)
+	require.Equal(t, "true", node.Labels[v1alpha1.LabelRuntimeReady])
+	require.NoError(t, n.Taint(ctx, false))
+	node, err = client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}, node.Spec.Taints)
+}
