@@ -57,3 +57,15 @@ func TestWriteOverlay(t *testing.T) {
 	require.Equal(t, key, again, "a second installation reads what the first one wrote")
 	require.Len(t, overlayOf(site, "base").SecretGenerator, 1, "a file bucket wants no credentials")
 }
+
+func TestWriteRemoval(t *testing.T) {
+	root := t.TempDir()
+	folder, err := writeRemoval(Site{Root: root, Work: filepath.Join(root, "build", "bed")})
+	require.NoError(t, err)
+	data, err := os.ReadFile(filepath.Join(folder, "kustomization.yaml"))
+	require.NoError(t, err)
+	var k kustomization
+	require.NoError(t, yaml.UnmarshalStrict(data, &k))
+	require.Equal(t, []string{"../overlay"}, k.Resources)
+	require.Equal(t, []string{"../../../manifests/uninstall"}, k.Components)
+}

@@ -6,9 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/lifeboat-dev/lifeboat/manifests/policytest"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -20,6 +22,7 @@ func TestAgentsAreHeldToTheirNode(t *testing.T) {
 	config, err := clientcmd.BuildConfigFromFlags("", cluster.Kubeconfig)
 	require.NoError(t, err)
 	config.QPS, config.Burst = 100, 200
+	log.SetLogger(logr.Discard())
 	controller := func(args ...string) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
