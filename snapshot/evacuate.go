@@ -68,6 +68,8 @@ type Options struct {
 	WorkDir string
 	// HostRoot is where this process sees the host's root.
 	HostRoot string
+	// Proc is the proc file system in which the targets' PIDs are those of Container.
+	Proc string
 	// Requirements is recorded in every generation.
 	Requirements map[string]string
 	// Margin is how long before the deadline an evacuation gives up and thaws.

@@ -178,8 +178,9 @@ func newScene(t *testing.T) *scene {
 	s.evacuator = New(Options{
 		Runtime: s.node, Files: s.node, Journal: s.node, Store: store.New(s.bucket, store.Key{1}),
 		Holds: Holds{Dir: filepath.Join(dir, "hold")}, Cluster: "test", NodeName: "a", WorkDir: "/dump", HostRoot: dir,
-		Margin: 5 * time.Second, Log: zerolog.Nop(),
+		Proc: filepath.Join(dir, "proc"), Margin: 5 * time.Second, Log: zerolog.Nop(),
 	})
+	s.pending(t, "0000000000000000")
 	return s
 }
 
@@ -188,6 +189,25 @@ func (s *scene) held(t *testing.T) bool {
 	ids, err := s.evacuator.options.Holds.List()
 	require.NoError(t, err)
 	return len(ids) > 0
+}
+
+// hold has the wrapper hold signals back.
+func (s *scene) hold(t *testing.T, lines string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(s.evacuator.options.Holds.Dir, "c1"), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteString(lines)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// pending sets the signals that wait for the target's process.
+func (s *scene) pending(t *testing.T, mask string) {
+	t.Helper()
+	proc := filepath.Join(s.dir, "proc", "0")
+	require.NoError(t, os.MkdirAll(proc, 0o755))
+	status := "Name:\tjob\nSigPnd:\t0000000000000000\nShdPnd:\t" + mask + "\nSigBlk:\t0000000000004000\n"
+	require.NoError(t, os.WriteFile(filepath.Join(proc, "status"), []byte(status), 0o644))
 }
 
 func notice(in time.Duration) watcher.Notice {
@@ -270,19 +290,30 @@ func TestEvacuation(t *testing.T) {
 	}
 }
 
-func TestSourceIsKilledOnceItsPodLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t)
-		defer s.evacuator.ending.Wait()
-		s.hear(notice(window))
-		s.round(t)
-		synctest.Wait()
-		require.Empty(t, s.signals, "the kubelet would start it again")
-		s.leaving = true
-		time.Sleep(time.Second)
-		require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
-		require.Equal(t, StatusPaused, s.status, "it was never thawed")
-	})
+func TestSourceIsKilledOnceTheKubeletStopsIt(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		signal func(t *testing.T, s *scene)
+	}{
+		{"signal held by the wrapper", func(t *testing.T, s *scene) { s.hold(t, "15\n") }},
+		{"signal pending in the frozen process", func(t *testing.T, s *scene) { s.pending(t, "0000000000004000") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t)
+				defer s.evacuator.ending.Wait()
+				s.hear(notice(window))
+				s.round(t)
+				s.leaving = true
+				time.Sleep(time.Second)
+				require.Empty(t, s.signals, "a kubelet that has not heard of the deletion would start it again")
+				c.signal(t, s)
+				time.Sleep(time.Second)
+				require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
+				require.Equal(t, StatusPaused, s.status, "it was never thawed")
+			})
+		})
+	}
 }
 
 func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {
@@ -301,13 +332,7 @@ func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {
 func TestThawDeliversHeldSignals(t *testing.T) {
 	s := newScene(t)
 	s.dumpErrs = []error{errors.New("no"), errors.New("no")}
-	s.onDump = func() {
-		f, err := os.OpenFile(filepath.Join(s.evacuator.options.Holds.Dir, "c1"), os.O_APPEND|os.O_WRONLY, 0)
-		require.NoError(t, err)
-		_, err = f.WriteString("15\n")
-		require.NoError(t, err)
-		require.NoError(t, f.Close())
-	}
+	s.onDump = func() { s.hold(t, "15\n") }
 	s.hear(notice(time.Minute))
 	s.round(t)
 	require.Equal(t, []syscall.Signal{syscall.SIGTERM}, s.signals)

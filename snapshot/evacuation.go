@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -217,14 +218,14 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 	return nil
 }
 
-// end kills the frozen source as soon as its pod is being deleted, when the kubelet starts nothing in it any more. A frozen
-// process does not answer SIGTERM, so the kubelet would wait for the whole grace period before it does the same.
+// end kills the frozen source as soon as the kubelet is stopping it. A frozen process does not answer SIGTERM, so the
+// kubelet would wait for the whole grace period before it does the same.
 func (e *Evacuator) end(ctx context.Context, t Target) {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
 	for {
-		leaving, err := e.options.Journal.Leaving(ctx, t)
-		if err == nil && leaving {
+		stopping, err := e.stopping(ctx, t)
+		if stopping {
 			err = e.options.Runtime.Signal(ctx, t.ID, syscall.SIGKILL)
 			if err == nil || errors.Is(err, ErrGone) {
 				return
@@ -237,4 +238,20 @@ func (e *Evacuator) end(ctx context.Context, t Target) {
 		case <-time.After(endEvery):
 		}
 	}
+}
+
+// stopping tells whether the kubelet has begun to stop t for good: its pod is being deleted, and its stop signal has come.
+// A kubelet that had not yet heard of the deletion would start a killed container again.
+func (e *Evacuator) stopping(ctx context.Context, t Target) (bool, error) {
+	signalled, err := e.options.Holds.Any(t.ID)
+	if err == nil && !signalled {
+		signalled, err = pendingSignals(e.options.Proc, t.PID)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil || !signalled {
+		return false, err
+	}
+	return e.options.Journal.Leaving(ctx, t)
 }

@@ -66,6 +66,33 @@ func (h Holds) Clear(id string) ([]syscall.Signal, error) {
 	return signals, nil
 }
 
+// Any tells whether signals have come for the container since Set.
+func (h Holds) Any(id string) (bool, error) {
+	info, err := os.Stat(h.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read held signals of container %s: %w", id, err)
+	}
+	return info.Size() > 0, nil
+}
+
+// pendingSignals tells whether signals wait for a process that cannot take them now. Source: proc_pid_status(5).
+func pendingSignals(proc string, pid int) (bool, error) {
+	status, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "status"))
+	if err != nil {
+		return false, fmt.Errorf("read pending signals of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(status)) {
+		name, mask, _ := strings.Cut(line, ":")
+		if (name == "SigPnd" || name == "ShdPnd") && strings.Trim(mask, "0 \t\n") != "" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // List returns the ids of the containers on hold.
 func (h Holds) List() ([]string, error) {
 	entries, err := os.ReadDir(h.Dir)

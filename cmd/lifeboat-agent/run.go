@@ -109,7 +109,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 		Journal:  &kube.Journal{Node: own, Checkpoints: points, Runtime: runc, Events: events},
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,
-		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot,
+		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
 		Requirements: requirements(), Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
 	})
 	a.preparer = node.New(node.Options{

@@ -150,11 +150,14 @@ func (p *Preparer) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// Result takes the outcome of a runc restore. Results of containers that nobody handed over are refused.
+// Result takes the outcome of a runc restore. One that is posted again, because the first answer was lost, changes nothing.
 func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error {
 	content, err := os.ReadFile(p.recordPath(res.ContainerID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("result of container %s, which was not handed over: %w", res.ContainerID, err)
+		return fmt.Errorf("read handover of container %s: %w", res.ContainerID, err)
 	}
 	var req handover.PrepareRequest
 	if err := json.Unmarshal(content, &req); err != nil {
