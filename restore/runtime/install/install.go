@@ -83,11 +83,11 @@ type Result struct {
 
 // Host paths beside Prefix.
 const (
-	lockPath      = "/run/lifeboat/install.lock"
-	stagePath     = Prefix + "/stage"
-	runtimePath   = Prefix + "/etc/runtime.json"
-	pendingPath   = Prefix + "/etc/restart-pending"
-	wrapperPath   = Prefix + "/bin/lifeboat-runtime"
+	lockPath    = "/run/lifeboat/install.lock"
+	stagePath   = Prefix + "/stage"
+	runtimePath = Prefix + "/etc/runtime.json"
+	pendingPath = Prefix + "/etc/restart-pending"
+	wrapperPath = Prefix + "/bin/lifeboat-runtime"
 	// statePath is the agent's --state-dir: where an agent was killed, it holds the memory of what it was dumping.
 	statePath     = "/var/lib/lifeboat"
 	shimStatePath = "/run/containerd/io.containerd.runtime.v2.task"
