@@ -61,7 +61,7 @@ type CheckpointSpec struct {
 	Template *runtime.RawExtension `json:"template,omitempty"`
 }
 
-// Identity is the pod identity of DESIGN.md section 5.
+// Identity is the pod identity of docs/design.md section 5.
 type Identity struct {
 	// Kind is "Pod" for bare pods, the only kind of this version.
 	// +kubebuilder:validation:Enum=Pod

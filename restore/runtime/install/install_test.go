@@ -307,7 +307,7 @@ func TestSelfTest(t *testing.T) {
 	require.Empty(t, cgroups)
 }
 
-// What FACTS.md warns of, shown on tables alone.
+// A drop-in can silently take other runtimes away; shown on tables alone.
 func TestOnlyAdds(t *testing.T) {
 	parse := func(text string) map[string]any {
 		var parsed map[string]any
