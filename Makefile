@@ -8,6 +8,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := -trimpath -buildvcs=false
 
 STORE ?= s3
+PKG ?=
 BIN := build/bin
 BUILD := go build -ldflags "-s -w"
 
@@ -28,6 +29,11 @@ test: deps build lint ## everything: lint, unit tests, tests with root and CRIU,
 
 demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
 	@$(BIN)/demo --store $(STORE)
+
+bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover)
+	@mkdir -p $(BIN)
+	$(BUILD) -o $(BIN)/ ./test/bench/cmd/bench
+	@$(BIN)/bench $(PKG)
 
 cluster: deps build ## bring up the two-node test bed, leave it up, and say how to use it
 	@$(BIN)/bed up

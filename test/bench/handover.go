@@ -1,0 +1,172 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/test/bed"
+	"github.com/lifeboat-dev/lifeboat/test/deploy"
+)
+
+// source is the node that jobs start on, window what a notice leaves it.
+const (
+	source = "a"
+	window = 2 * time.Minute
+)
+
+// Names of what is measured beyond the steps of ours.
+const (
+	runcDump    = "runc checkpoint --leave-running"
+	kubeletDump = "kubelet checkpoint API"
+	zstdTar     = "zstd of its tar"
+	putTar      = "PUT of that"
+	tarSize     = "compressed tar"
+	storedSize  = "stored"
+)
+
+// stage is a stretch of a Checkpoint's timeline.
+type stage struct {
+	name     string
+	from, to func(*v1alpha1.Timeline) *metav1.MicroTime
+}
+
+func notice(t *v1alpha1.Timeline) *metav1.MicroTime   { return t.Notice }
+func frozen(t *v1alpha1.Timeline) *metav1.MicroTime   { return t.Frozen }
+func dumped(t *v1alpha1.Timeline) *metav1.MicroTime   { return t.Dumped }
+func durable(t *v1alpha1.Timeline) *metav1.MicroTime  { return t.Durable }
+func released(t *v1alpha1.Timeline) *metav1.MicroTime { return t.Released }
+func claimed(t *v1alpha1.Timeline) *metav1.MicroTime  { return t.Claimed }
+func fetched(t *v1alpha1.Timeline) *metav1.MicroTime  { return t.Fetched }
+func resumed(t *v1alpha1.Timeline) *metav1.MicroTime  { return t.Resumed }
+
+// stages are what is measured of ours: the three that matter, then each step by itself.
+var (
+	dumping  = stage{"frozen to dumped", frozen, dumped}
+	saving   = stage{"notice to durable", notice, durable}
+	downtime = stage{"frozen to resumed (downtime)", frozen, resumed}
+	upload   = stage{"dumped to durable", dumped, durable}
+	steps    = []stage{
+		{"notice to frozen", notice, frozen}, {"durable to released", durable, released},
+		{"released to claimed", released, claimed}, {"claimed to fetched", claimed, fetched},
+		{"fetched to resumed", fetched, resumed},
+	}
+)
+
+// handoverLab is a bed with Lifeboat and the image of the job.
+type handoverLab struct {
+	series
+	bed    *bed.Cluster
+	kube   *deploy.Kube
+	node   *bed.Node
+	image  string
+	folder string
+}
+
+// measureHandover has a job handed from node to node of a test bed of its own, and measures against what a script with
+// kubelet's checkpoint API, zstd and an S3 client would do, and against runc alone, for a job of the same kind.
+func measureHandover(ctx context.Context, o Options, folder string) (rows []Row, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
+	defer cancel()
+	l := &handoverLab{series: series{}, folder: folder}
+	if l.bed, err = bed.Up(ctx, bed.Options{Dir: filepath.Join(o.Root, "build", "bench-bed"), Progress: o.Progress}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		after := context.WithoutCancel(ctx)
+		if err != nil {
+			logs := filepath.Join(os.TempDir(), "lifeboat-bench-logs")
+			fmt.Fprintln(o.Progress, "bench: logs are in", logs, deploy.CollectLogs(after, l.bed, logs))
+		}
+		err = errors.Join(err, l.bed.Down(after))
+	}()
+	if err := l.install(ctx, o); err != nil {
+		return nil, err
+	}
+	for round := range rounds {
+		fmt.Fprintf(o.Progress, "handover: round %d of %d, a job of %d MiB\n", round+1, rounds, jobMiB)
+		if err := l.round(ctx, round); err != nil {
+			return nil, err
+		}
+	}
+	return l.rows(), nil
+}
+
+func (l *handoverLab) round(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	if err := l.theirs(ctx, fmt.Sprintf("theirs-%d", n)); err != nil {
+		return err
+	}
+	return l.ours(ctx, fmt.Sprintf("ours-%d", n))
+}
+
+func (l *handoverLab) install(ctx context.Context, o Options) error {
+	image, err := deploy.BuildImage(ctx, l.bed, o.Progress)
+	if err != nil {
+		return err
+	}
+	if l.kube, err = deploy.Install(ctx, l.bed, deploy.Options{Image: image}); err != nil {
+		return fmt.Errorf("install Lifeboat: %w", err)
+	}
+	if l.node, err = l.bed.Node(source); err != nil {
+		return err
+	}
+	counter := filepath.Join(l.folder, "counter")
+	if err := bed.BuildBinary(ctx, "./test/e2e/counter", counter); err != nil {
+		return err
+	}
+	l.image, err = l.bed.BinaryImage(ctx, "counter", map[string]string{"/counter": counter}, v1.Config{Entrypoint: []string{"/counter"}})
+	return err
+}
+
+// ours measures one hand-over: the notice, and all that follows until the job goes on.
+func (l *handoverLab) ours(ctx context.Context, name string) error {
+	if _, err := l.startJob(ctx, name, true); err != nil {
+		return err
+	}
+	if err := l.node.Notice(ctx, "terminate", time.Now().Add(window).UTC().Truncate(time.Second)); err != nil {
+		return err
+	}
+	c, err := l.kube.WaitCheckpoint(ctx, metav1.NamespaceDefault, name, "restored", func(c *v1alpha1.Checkpoint) bool {
+		return c.Status.IsTrue(v1alpha1.ConditionRestored)
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range append([]stage{dumping, saving, downtime, upload}, steps...) {
+		from, to := s.from(c.Status.Timeline), s.to(c.Status.Timeline)
+		if from == nil || to == nil {
+			return fmt.Errorf("timeline of %s lacks a moment of %q", name, s.name)
+		}
+		l.add(s.name, to.Sub(from.Time).Seconds())
+	}
+	l.add(storedSize, float64(c.Status.Generation.StoredBytes)/mib)
+	return errors.Join(l.calm(ctx), l.removeJob(ctx, name))
+}
+
+func (l *handoverLab) rows() []Row {
+	seconds := func(s stage) Row { return Row{Name: s.name, Value: l.median(s.name), Unit: "s"} }
+	saved := l.median(kubeletDump) + l.median(zstdTar) + l.median(putTar)
+	rows := []Row{
+		seconds(dumping).versus(runcDump, l.median(runcDump)),
+		seconds(dumping).versus(kubeletDump, l.median(kubeletDump)),
+		seconds(upload).versus("zstd, PUT", l.median(zstdTar)+l.median(putTar)),
+		seconds(saving).versus("kubelet checkpoint API, zstd, PUT", saved),
+		seconds(downtime), // theirs has no restore
+		// Both hold the same random memory; ours has the volumes besides, theirs the tar's padding.
+		Row{Name: storedSize, Value: l.median(storedSize), Unit: "MiB"}.
+			versus(tarSize, l.median(tarSize)).wants(Target{Bound: 1.05}),
+	}
+	for _, s := range steps {
+		rows = append(rows, seconds(s))
+	}
+	return rows
+}

@@ -1,0 +1,74 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Options say what to measure.
+type Options struct {
+	// Root is the checkout. Results go to build/bench beneath it.
+	Root string
+	// Parts are measured in this order; none means all.
+	Parts []string
+	// Out takes the tables, Progress a line for every step.
+	Out, Progress io.Writer
+}
+
+// parts measure. folder is one of the part's own, empty, and removed afterwards.
+var parts = map[string]func(ctx context.Context, o Options, folder string) ([]Row, error){
+	"store":    measureStore,
+	"handover": measureHandover,
+}
+
+// Run measures the parts, writes build/bench/<part>.json for each, and prints its table. A missed target is no error.
+func Run(ctx context.Context, o Options) error {
+	known := slices.Sorted(maps.Keys(parts))
+	if len(o.Parts) == 0 {
+		o.Parts = known
+	}
+	for _, name := range o.Parts {
+		if parts[name] == nil {
+			return fmt.Errorf("no part %q: there are %s", name, strings.Join(known, ", "))
+		}
+	}
+	for _, name := range o.Parts {
+		if err := runPart(ctx, o, name); err != nil {
+			return fmt.Errorf("measure %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func runPart(ctx context.Context, o Options, name string) error {
+	results := filepath.Join(o.Root, "build", "bench")
+	if err := os.MkdirAll(results, 0o755); err != nil {
+		return fmt.Errorf("make folder for results: %w", err)
+	}
+	folder, err := os.MkdirTemp(results, name+"-")
+	if err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	defer os.RemoveAll(folder)
+	rows, err := parts[name](ctx, o, folder)
+	if err != nil {
+		return err
+	}
+	var encoded bytes.Buffer
+	if err := encodeRows(&encoded, rows); err != nil {
+		return err
+	}
+	file := filepath.Join(results, name+".json")
+	if err := os.WriteFile(file, encoded.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	fmt.Fprintf(o.Out, "%s: medians of %d rounds, also in %s\n", name, rounds, file)
+	return printTable(o.Out, rows)
+}
