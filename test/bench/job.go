@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -12,8 +13,12 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
-// jobMiB is what the job holds in memory, random bytes.
-const jobMiB = 256
+const (
+	// jobMiB is what the job holds in memory, random bytes.
+	jobMiB = 256
+	// settled is the step from which a job is measured: what starting it costs the node is over.
+	settled = 30
+)
 
 // jobPod is a pod of test/e2e/counter that prefers the source node.
 func jobPod(name, image string, protect bool) *corev1.Pod {
@@ -39,7 +44,7 @@ func jobPod(name, image string, protect bool) *corev1.Pod {
 	}
 }
 
-// startJob starts a job and waits until it has filled its memory; where it is to be protected, until it is.
+// startJob starts a job and waits until it has filled its memory and settled; where it is to be protected, until it is.
 func (l *handoverLab) startJob(ctx context.Context, name string, protect bool) (*corev1.Pod, error) {
 	pods := l.kube.CoreV1().Pods(metav1.NamespaceDefault)
 	if _, err := pods.Create(ctx, jobPod(name, l.image, protect), metav1.CreateOptions{}); err != nil {
@@ -54,10 +59,9 @@ func (l *handoverLab) startJob(ctx context.Context, name string, protect bool) (
 	if pod.Spec.NodeName != source {
 		return nil, fmt.Errorf("job %s is on node %s, want %s", name, pod.Spec.NodeName, source)
 	}
-	// The memory is filled before the first step is logged.
-	err = deploy.Until(ctx, "first step of "+name, func(ctx context.Context) (bool, string, error) {
+	err = deploy.Until(ctx, fmt.Sprintf("step %d of %s", settled, name), func(ctx context.Context) (bool, string, error) {
 		said, err := pods.GetLogs(name, &corev1.PodLogOptions{}).DoRaw(ctx)
-		return err == nil && len(said) > 0, "no log yet", nil
+		return err == nil && bytes.Count(said, []byte("\n")) >= settled, "fewer steps", nil
 	})
 	if err != nil || !protect {
 		return pod, err

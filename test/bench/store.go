@@ -191,7 +191,7 @@ func (l *storeLab) rows() []Row {
 			rows = append(rows,
 				Row{Name: ours, Value: rate(ours), Unit: "GB/s"}.versus(theirs, rate(theirs)),
 				Row{Name: ours, Value: rate(ours), Unit: "GB/s"}.versus("memcpy", rate("memcpy")),
-				Row{Name: ours, Value: cost(ours), Unit: "CPU s/GiB"}.versus(theirs, cost(theirs)))
+				Row{Name: cpu(ours), Value: cost(ours), Unit: "CPU s/GiB"}.versus(cpu(theirs), cost(theirs)))
 		}
 	}
 	// Two objects besides the packs: manifest and HEAD.

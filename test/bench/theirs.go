@@ -6,14 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -56,28 +61,63 @@ func (l *handoverLab) dumpWithRunc(ctx context.Context, pod *corev1.Pod) error {
 	return errors.Join(err, fault)
 }
 
-// saveWithKubelet has kubelet write a tar to the node's disk, compresses it, and puts it into the bucket that Lifeboat
-// uses: one step after the other, as a script does.
+// saveWithKubelet has kubelet write a tar to the node's disk, and saves it in the bucket that Lifeboat uses, in two ways.
 func (l *handoverLab) saveWithKubelet(ctx context.Context, pod *corev1.Pod) error {
 	archive, err := l.dumpWithKubelet(ctx, pod)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(archive)
-	var packed bytes.Buffer
-	err = l.seconds(zstdTar, func() error {
-		f, err := os.Open(archive)
-		if err != nil {
+	client, close, err := l.clientOnNode()
+	if err != nil {
+		return err
+	}
+	defer close()
+	name, key := l.bed.Bucket().Name, pod.Name+".tar.zst"
+	for _, save := range []func(context.Context, *minio.Client, string, string) error{l.saveInTurn, l.savePiped} {
+		if err := save(ctx, client, archive, key); err != nil {
 			return err
 		}
-		defer f.Close()
-		return compress(&packed, f)
-	})
+		if err := client.RemoveObject(ctx, name, key, minio.RemoveObjectOptions{}); err != nil {
+			return fmt.Errorf("remove %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// saveInTurn compresses the tar, and puts it then.
+func (l *handoverLab) saveInTurn(ctx context.Context, client *minio.Client, archive, key string) error {
+	var packed bytes.Buffer
+	err := l.seconds(zstdTar, func() error { return compressFile(&packed, archive) })
 	if err != nil {
 		return err
 	}
 	l.add(tarSize, float64(packed.Len())/mib)
-	return l.putTar(ctx, pod.Name+".tar.zst", &packed)
+	return l.seconds(putTar, func() error {
+		_, err := client.PutObject(ctx, l.bed.Bucket().Name, key, &packed, int64(packed.Len()), minio.PutObjectOptions{})
+		return err
+	})
+}
+
+// savePiped puts while it compresses, four parts of 16 MiB at a time as Lifeboat does.
+func (l *handoverLab) savePiped(ctx context.Context, client *minio.Client, archive, key string) error {
+	return l.seconds(pipedTar, func() error {
+		from, to := io.Pipe()
+		defer from.Close()
+		go func() { to.CloseWithError(compressFile(to, archive)) }()
+		_, err := client.PutObject(ctx, l.bed.Bucket().Name, key, from, -1,
+			minio.PutObjectOptions{PartSize: packSize, NumThreads: 4, ConcurrentStreamParts: true})
+		return err
+	})
+}
+
+func compressFile(to io.Writer, name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("open archive: %w", err)
+	}
+	defer f.Close()
+	return compress(to, f)
 }
 
 // dumpWithKubelet returns the tar's path as this process sees it.
@@ -103,27 +143,49 @@ func (l *handoverLab) dumpWithKubelet(ctx context.Context, pod *corev1.Pod) (str
 	return filepath.Join(root, answer.Items[0]), err
 }
 
-func (l *handoverLab) putTar(ctx context.Context, key string, body *bytes.Buffer) error {
+// clientOnNode opens the bucket from within the node's network. close drops its connections.
+func (l *handoverLab) clientOnNode() (_ *minio.Client, close func(), err error) {
 	bucket := l.bed.Bucket()
-	endpoint, err := url.Parse(bucket.LocalEndpoint)
+	endpoint, err := url.Parse(bucket.Endpoint)
 	if err != nil {
-		return fmt.Errorf("read endpoint of the bucket: %w", err)
+		return nil, nil, fmt.Errorf("read endpoint of the bucket: %w", err)
 	}
+	transport := &http.Transport{DialContext: l.dialFromNode}
 	client, err := minio.New(endpoint.Host, &minio.Options{
-		Creds: credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, ""), Region: bucket.Region,
+		Creds:  credentials.NewStaticV4(bucket.AccessKey, bucket.SecretKey, ""),
+		Region: bucket.Region, Transport: transport,
 	})
 	if err != nil {
-		return fmt.Errorf("make S3 client: %w", err)
+		return nil, nil, fmt.Errorf("make S3 client: %w", err)
 	}
-	err = l.seconds(putTar, func() error {
-		_, err := client.PutObject(ctx, bucket.Name, key, body, int64(body.Len()), minio.PutObjectOptions{})
-		return err
-	})
+	return client, transport.CloseIdleConnections, nil
+}
+
+// dialFromNode dials from within the node's network, so that theirs has the same way to the bucket as the agent.
+func (l *handoverLab) dialFromNode(ctx context.Context, network, address string) (net.Conn, error) {
+	pid, err := l.node.PID()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := client.RemoveObject(ctx, bucket.Name, key, minio.RemoveObjectOptions{}); err != nil {
-		return fmt.Errorf("remove %s: %w", key, err)
+	space, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("open network of node %s: %w", l.node.Name, err)
 	}
-	return nil
+	defer space.Close()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		if err := unix.Setns(int(space.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, fmt.Errorf("enter network of node %s: %w", l.node.Name, err)}
+			return
+		}
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
 }
