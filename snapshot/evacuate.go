@@ -147,7 +147,9 @@ func (e *Evacuator) round(ctx context.Context) error {
 	group.SetLimit(atOnce)
 	for _, t := range targets {
 		onHold := slices.Contains(held, t.ID)
-		if t.Final || e.hasFailed(t.ID) {
+		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
+		tried := e.hasFailed(t.ID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
+		if t.Final || tried && !onHold {
 			continue
 		}
 		if onHold {

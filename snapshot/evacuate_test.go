@@ -352,6 +352,18 @@ func TestFailedTargetIsTriedOncePerNotice(t *testing.T) {
 	require.NotNil(t, s.final)
 }
 
+func TestFailureOfAnEarlierLifeCounts(t *testing.T) {
+	s := newScene(t)
+	n := notice(time.Minute)
+	s.targets[0].Failed, s.targets[0].Deadline = true, n.Deadline
+	s.hear(n)
+	s.round(t)
+	require.Empty(t, s.calls)
+	s.hear(notice(3 * time.Minute))
+	s.round(t)
+	require.NotNil(t, s.final)
+}
+
 func TestHibernationEvacuatesNobody(t *testing.T) {
 	s := newScene(t)
 	n := notice(time.Minute)

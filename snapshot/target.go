@@ -51,8 +51,10 @@ type Target struct {
 	Image, ImageDigest string
 	// Final says that the Checkpoint already names a final generation of this very pod.
 	Final bool
-	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none.
+	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none. Failed
+	// says that it came to nothing.
 	Deadline time.Time
+	Failed   bool
 }
 
 // Folder is the target's folder in the bucket.

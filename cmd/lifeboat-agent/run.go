@@ -106,7 +106,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	a := &agent{config: c, log: log, health: newHealth(c.healthAddress), tainter: kube.NewTainter(own, log)}
 	a.evacuator = snapshot.New(snapshot.Options{
 		Runtime: runc, Files: files.New(c.hostRoot), Store: generations,
-		Journal:  &kube.Journal{Node: own, Checkpoints: points, Runtime: runc, Events: events},
+		Journal:  &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events},
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",

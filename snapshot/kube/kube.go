@@ -28,6 +28,7 @@ type Lister interface {
 // Journal implements snapshot.Journal on the API server.
 type Journal struct {
 	Node        Node
+	Tainter     *Tainter
 	Checkpoints *checkpoints.Client
 	Runtime     Lister
 	Events      record.EventRecorder
@@ -81,6 +82,8 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		}
 		if l := status.Timeline; l != nil && l.PodUID == pod.UID && l.Deadline != nil {
 			t.Deadline = l.Deadline.Time
+			evacuated := status.Condition(v1alpha1.ConditionEvacuated)
+			t.Failed = evacuated != nil && evacuated.Status == metav1.ConditionFalse
 		}
 		for _, s := range pod.Status.ContainerStatuses {
 			if s.Name == c.Name {
@@ -118,7 +121,7 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		m.Durable = time.Now()
 	}
 	// Who is created in the pod's place must not come back here.
-	if err := j.Node.Taint(ctx, true); err != nil {
+	if err := j.Tainter.Ensure(ctx); err != nil {
 		return err
 	}
 	message := fmt.Sprintf("generation %d, %d bytes; the source stays frozen", g.Number, g.StoredBytes)

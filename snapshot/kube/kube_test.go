@@ -3,8 +3,10 @@ package kube
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,8 +37,9 @@ func stage(t *testing.T) (*Journal, *checkpointstest.Server, snapshot.Target) {
 		Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "main", Image: "job:1", ImageID: "job@sha256:1"}}},
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+	own := Node{Name: "a", Client: fake.NewClientset(pod, node)}
 	j := &Journal{
-		Node: Node{Name: "a", Client: fake.NewClientset(pod, node)}, Checkpoints: server.Client, Events: record.NewFakeRecorder(10),
+		Node: own, Tainter: NewTainter(own, zerolog.Nop()), Checkpoints: server.Client, Events: record.NewFakeRecorder(10),
 		Runtime: containers{
 			{ID: "c1", PodUID: "pod-1", Namespace: "ns", Pod: "job", Name: "main", Status: snapshot.StatusRunning},
 			{ID: "c0", PodUID: "pod-1", Namespace: "ns", Pod: "job", Name: "main", Status: snapshot.StatusStopped},
@@ -170,4 +173,30 @@ func TestNode(t *testing.T) {
 	node, err = client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.Equal(t, []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}, node.Spec.Taints)
+}
+
+func TestTaintOfAWithdrawnNoticeIsTakenOffAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+		tainter := NewTainter(Node{Name: "a", Client: client}, zerolog.Nop())
+		ended := make(chan error)
+		go func() { ended <- tainter.Run(ctx) }()
+		taints := func() int {
+			synctest.Wait()
+			node, err := client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
+			require.NoError(t, err)
+			return len(node.Spec.Taints)
+		}
+		require.NoError(t, tainter.Ensure(ctx))
+		require.Equal(t, 1, taints(), "nothing is wanted yet")
+		tainter.Want(true)
+		require.Equal(t, 1, taints())
+		tainter.Want(false)
+		require.Equal(t, 0, taints())
+		require.NoError(t, tainter.Ensure(ctx))
+		require.Equal(t, 0, taints(), "an evacuation that ends after its notice leaves no taint")
+		cancel()
+		require.NoError(t, <-ended)
+	})
 }

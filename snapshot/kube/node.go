@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -91,36 +92,57 @@ const taintEvery = time.Second
 type Tainter struct {
 	node Node
 	log  zerolog.Logger
-	want chan bool
+
+	mu     sync.Mutex
+	wanted *bool
+	wake   chan struct{}
 }
 
 // NewTainter returns a Tainter of node; Run makes it work.
 func NewTainter(node Node, log zerolog.Logger) *Tainter {
-	return &Tainter{node: node, log: log, want: make(chan bool, 1)}
+	return &Tainter{node: node, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Want says how the taint should be. It does not block; the newest wish counts. One goroutine at a time may call it.
+// Want says how the taint should be. It does not block; the newest wish counts.
 func (t *Tainter) Want(evacuating bool) {
+	t.mu.Lock()
+	t.wanted = &evacuating
+	t.mu.Unlock()
+	t.lookAgain()
+}
+
+// Ensure taints the node before it returns, whatever is wanted: Run then takes the taint off again where the notice has
+// been withdrawn meanwhile.
+func (t *Tainter) Ensure(ctx context.Context) error {
+	defer t.lookAgain()
+	return t.node.Taint(ctx, true)
+}
+
+func (t *Tainter) lookAgain() {
 	select {
-	case <-t.want:
+	case t.wake <- struct{}{}:
 	default:
 	}
-	t.want <- evacuating
 }
 
-// Run does what was wanted last, again and again until it has succeeded, until ctx ends.
+// Run does what is wanted, again and again until it has succeeded, until ctx ends.
 func (t *Tainter) Run(ctx context.Context) error {
-	var wanted bool
 	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case wanted = <-t.want:
+		case <-t.wake:
 		case <-again:
 		}
 		again = nil
-		if err := t.node.Taint(ctx, wanted); err != nil {
+		t.mu.Lock()
+		wanted := t.wanted
+		t.mu.Unlock()
+		if wanted == nil {
+			continue
+		}
+		if err := t.node.Taint(ctx, *wanted); err != nil {
 			t.log.Warn().Err(err).Msg("node not tainted as wanted, trying again")
 			again = time.After(taintEvery)
 		}

@@ -77,7 +77,9 @@ func (w *world) start(ctx context.Context, t *testing.T, pod *corev1.Pod) *job {
 	t.Cleanup(func() { j.remove(context.WithoutCancel(ctx)) })
 	_, err := w.kube.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 	require.NoError(t, err)
-	j.waitRunning(ctx)
+	if preferred := pod.Spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution; len(preferred) == 1 {
+		require.Equal(t, preferred[0].Preference.MatchExpressions[0].Values[0], j.waitRunning(ctx).Spec.NodeName)
+	}
 	j.waitStep(ctx, 3)
 	if pod.Labels[v1alpha1.LabelProtect] == "true" {
 		j.wait(ctx, "protectable", func(c *v1alpha1.Checkpoint) bool { return c.Status.IsTrue(v1alpha1.ConditionProtectable) })
