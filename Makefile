@@ -19,7 +19,8 @@ help: ## print this
 
 build: ## build the product's static binaries and the test bed's command into build/bin
 	@mkdir -p $(BIN)
-	$(BUILD) -o $(BIN)/ ./cmd/... ./test/bed/cmd/bed ./test/demo/cmd/demo
+	@echo "building the product and the test bed's command (about two minutes the first time, then seconds)"
+	@$(BUILD) -o $(BIN)/ ./cmd/... ./test/bed/cmd/bed ./test/demo/cmd/demo
 
 lint: ## hold format, layers, sizes and comments (.depguard.yaml, revive.toml, staticcheck, vet)
 	@test/lint/run
@@ -32,7 +33,7 @@ demo: deps build ## a training job survives the end of its node; STORE=file for 
 
 bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover)
 	@mkdir -p $(BIN)
-	$(BUILD) -o $(BIN)/ ./test/bench/cmd/bench
+	@$(BUILD) -o $(BIN)/ ./test/bench/cmd/bench
 	@$(BIN)/bench $(PKG)
 
 cluster: deps build ## bring up the two-node test bed, leave it up, and say how to use it
