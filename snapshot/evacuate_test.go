@@ -305,10 +305,10 @@ func TestSourceIsKilledOnceTheKubeletStopsIt(t *testing.T) {
 				s.hear(notice(window))
 				s.round(t)
 				s.leaving = true
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				require.Empty(t, s.signals, "a kubelet that has not heard of the deletion would start it again")
 				c.signal(t, s)
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
 				require.Equal(t, StatusPaused, s.status, "it was never thawed")
 			})
