@@ -1,6 +1,9 @@
 package node
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints/checkpointstest"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
+	"github.com/lifeboat-dev/lifeboat/store"
 )
 
 func checkpoint(status *v1alpha1.CheckpointStatus) *v1alpha1.Checkpoint {
@@ -64,5 +68,25 @@ func TestClaimAgain(t *testing.T) {
 				require.EqualValues(t, 1, got.Status.Epoch, "the epoch is of the claim, not of the attempt")
 			}
 		})
+	}
+}
+
+func TestReasonOf(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"connection refused", errors.New("connection refused"), v1alpha1.ReasonBucketFailed},
+		{"out of time", context.DeadlineExceeded, v1alpha1.ReasonBucketFailed},
+		{"another bucket: waited for, not started clean", fmt.Errorf("%w: %w", errElsewhere, store.ErrNotFound), v1alpha1.ReasonBucketFailed},
+		{"another key: waited for, not started clean", fmt.Errorf("%w: %w", errElsewhere, store.ErrWrongKey), v1alpha1.ReasonBucketFailed},
+		{"manifest gone", store.ErrNotFound, v1alpha1.ReasonManifestCorrupt},
+		{"manifest damaged", store.ErrManifestCorrupt, v1alpha1.ReasonManifestCorrupt},
+		{"pack gone", store.ErrPackMissing, v1alpha1.ReasonPackMissing},
+		{"pack damaged", store.ErrPackCorrupt, v1alpha1.ReasonPackCorrupt},
+		{"this node's disk is full", fmt.Errorf("%w: no space left on device", errApply), v1alpha1.ReasonRestoreFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, reasonOf(c.err)) })
 	}
 }

@@ -45,6 +45,10 @@ const (
 // errRefused: the container must not start, and asking again makes no sense.
 var errRefused = errors.New("refused")
 
+// errElsewhere: this agent's bucket does not hold what the Checkpoint names. It is mended by its settings, so it is waited for.
+var errElsewhere = errors.New("the bucket that this agent is set to is not the one that the job was stored in, or the key differs " +
+	"(compare LIFEBOAT_BUCKET, LIFEBOAT_CLUSTER and Secret lifeboat-key)")
+
 // errWait: a final generation is there, but its source has not been released yet.
 var errWait = errors.New("the pod before this one has not been released yet")
 
@@ -156,7 +160,7 @@ func (p *Preparer) restore(ctx context.Context, req handover.PrepareRequest, pod
 	p.event(pod.UID, req, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
 		fmt.Sprintf("restoring generation %d", checkpoint.Status.Claim.Generation))
 
-	dir := filepath.Join(p.options.WorkDir, req.ContainerID)
+	dir := filepath.Join(p.options.WorkDir, filepath.Base(req.ContainerID))
 	reply := handover.PrepareReply{
 		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, imagesName), WorkPath: filepath.Join(dir, workName),
 		CRIUConfig: p.options.CRIUConfig,
@@ -183,6 +187,17 @@ func (p *Preparer) restore(ctx context.Context, req handover.PrepareRequest, pod
 // fetch fences the bucket and brings images and files here, all checked.
 func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
 	folder := store.Target{Cluster: p.options.Cluster, Namespace: c.Namespace, Name: c.Name, UID: string(c.UID)}
+	// An agent with another bucket, cluster name or key than the source's must not take the job for lost.
+	head, err := p.options.Store.Head(ctx, folder)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrWrongKey) {
+		err = fmt.Errorf("%w: %w", errElsewhere, err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find generation %d: %w", c.Status.Generation.Number, err)
+	}
+	if head.Number < c.Status.Generation.Number {
+		return 0, fmt.Errorf("%w: generation %d is awaited and the newest is %d", errElsewhere, c.Status.Generation.Number, head.Number)
+	}
 	if err := p.options.Store.Fence(ctx, folder, c.Status.Epoch); err != nil {
 		return 0, fmt.Errorf("fence generation %d: %w", c.Status.Generation.Number, err)
 	}
@@ -242,11 +257,13 @@ func (p *Preparer) startClean(ctx context.Context, req handover.PrepareRequest) 
 // reasonOf is the condition reason for a failed fetch.
 func reasonOf(err error) string {
 	switch {
+	case errors.Is(err, errElsewhere):
+		return v1alpha1.ReasonBucketFailed
 	case errors.Is(err, store.ErrPackMissing):
 		return v1alpha1.ReasonPackMissing
 	case errors.Is(err, store.ErrPackCorrupt):
 		return v1alpha1.ReasonPackCorrupt
-	case errors.Is(err, store.ErrManifestCorrupt), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrWrongKey):
+	case errors.Is(err, store.ErrManifestCorrupt), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrNotFound):
 		return v1alpha1.ReasonManifestCorrupt
 	case errors.Is(err, errApply), errors.Is(err, store.ErrFenced):
 		return v1alpha1.ReasonRestoreFailed
