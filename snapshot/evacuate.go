@@ -140,9 +140,6 @@ func (e *Evacuator) round(ctx context.Context) error {
 		return err
 	}
 	slices.SortFunc(targets, func(a, b Target) int { return strings.Compare(a.ID, b.ID) })
-	if err := e.dropOrphans(ctx, held, targets); err != nil {
-		return err
-	}
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for _, t := range targets {
@@ -158,7 +155,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 			group.Go(func() error { return e.evacuate(ctx, t, momentsOf(*notice)) })
 		}
 	}
-	return group.Wait()
+	return errors.Join(group.Wait(), e.dropOrphans(ctx, held, targets))
 }
 
 // dropOrphans removes the holds and dumps of containers that have ended.
