@@ -316,6 +316,21 @@ func TestSourceIsKilledOnceTheKubeletStopsIt(t *testing.T) {
 	}
 }
 
+func TestSourceThatNeverRestartsIsKilledOnceItsPodLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		defer s.evacuator.ending.Wait()
+		s.targets[0].NeverRestarts = true
+		s.hear(notice(window))
+		s.round(t)
+		<-time.After(time.Second)
+		require.Empty(t, s.signals, "the controller has not released it")
+		s.leaving = true
+		<-time.After(time.Second)
+		require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
+	})
+}
+
 func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t)

@@ -240,9 +240,21 @@ func (e *Evacuator) end(ctx context.Context, t Target) {
 	}
 }
 
-// stopping tells whether the kubelet has begun to stop t for good: its pod is being deleted, and its stop signal has come.
-// A kubelet that had not yet heard of the deletion would start a killed container again.
+// stopping tells whether t may be killed: its pod is being deleted, and no kubelet will start it again. One that had not yet
+// heard of the deletion would, unless its pod never restarts; that it has heard shows in the stop signal, which waits in
+// the hold file or in the frozen process. (A process 1 that takes no notice of its stop signal shows none.)
 func (e *Evacuator) stopping(ctx context.Context, t Target) (bool, error) {
+	if !t.NeverRestarts {
+		signalled, err := e.signalled(t)
+		if err != nil || !signalled {
+			return false, err
+		}
+	}
+	return e.options.Journal.Leaving(ctx, t)
+}
+
+// signalled tells whether a signal has come for the frozen t, or t is gone.
+func (e *Evacuator) signalled(t Target) (bool, error) {
 	signalled, err := e.options.Holds.Any(t.ID)
 	if err == nil && !signalled {
 		signalled, err = pendingSignals(e.options.Proc, t.PID)
@@ -250,8 +262,5 @@ func (e *Evacuator) stopping(ctx context.Context, t Target) (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
-	if err != nil || !signalled {
-		return false, err
-	}
-	return e.options.Journal.Leaving(ctx, t)
+	return signalled, err
 }

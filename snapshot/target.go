@@ -49,6 +49,8 @@ type Target struct {
 	Epoch int64
 	// Image and ImageDigest are the container's image as the pod names it and as the node resolved it.
 	Image, ImageDigest string
+	// NeverRestarts says that the kubelet starts nothing in the place of a container that ends (restartPolicy Never).
+	NeverRestarts bool
 	// Final says that the Checkpoint already names a final generation of this very pod.
 	Final bool
 	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none. Failed

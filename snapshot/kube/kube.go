@@ -78,7 +78,7 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		}
 		t := snapshot.Target{
 			Container: c, Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
-			Final: isFinal(status, pod.UID),
+			Final: isFinal(status, pod.UID), NeverRestarts: pod.Spec.RestartPolicy == corev1.RestartPolicyNever,
 		}
 		if l := status.Timeline; l != nil && l.PodUID == pod.UID && l.Deadline != nil {
 			t.Deadline = l.Deadline.Time
