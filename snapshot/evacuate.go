@@ -3,8 +3,8 @@
 // An evacuation of one target runs downwards in evacuation.go: hold signals, record, freeze, dump, upload, commit, record
 // as final. What holds:
 //
-//   - A target is frozen from before its dump until its generation is durable, and for ever after. It is thawed only
-//     where the bucket was read and holds no final generation of this pod.
+//   - A target is frozen from before its dump until its generation is durable, and for ever after. It is thawed only where
+//     Journal.Final was not called for it: known within one life of the agent, and fenced by Journal.Failed after another.
 //   - Journal.Final is the step that lets another node restore. It follows a commit that was read back, and nothing in
 //     this package thaws a target for which it may have been called.
 //   - A failed or late evacuation ends with the target running as before, the signals that were held delivered.

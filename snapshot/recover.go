@@ -65,8 +65,9 @@ func (e *Evacuator) sweep() error {
 	return nil
 }
 
-// giveUpUnlessCommitted ends a failed upload. A commit whose answer was lost counts as done; where the bucket cannot be
-// asked the target stays frozen and on hold, and the next round settles it.
+// giveUpUnlessCommitted ends a failed upload. A commit whose answer was lost counts as done, and a target that a newer epoch
+// fences off stays frozen. Where the bucket cannot be asked the target is thawed: without Journal.Final no other node may
+// restore it, whatever the bucket came to hold.
 func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Moments, cause error) error {
 	ask, cancel := context.WithTimeout(ctx, e.options.Margin)
 	defer cancel()
@@ -78,7 +79,6 @@ func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Momen
 	case errors.Is(err, store.ErrFenced):
 		return errors.Join(cause, err)
 	}
-	// Journal.Final was not called, so no other node may restore this pod, whatever the bucket came to hold.
 	return e.giveUp(ctx, t, reasonOf(cause), cause)
 }
 
