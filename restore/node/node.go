@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -76,12 +77,15 @@ type Options struct {
 // Preparer prepares restores on this node.
 type Preparer struct {
 	options Options
-	// since is when this life of the agent began.
-	since time.Time
+
+	mu sync.Mutex
+	// begun are the containers for which this life of the agent has made folders; Sweep leaves those. Their times could
+	// not tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
+	begun map[string]bool
 }
 
 // New returns a Preparer.
-func New(options Options) *Preparer { return &Preparer{options: options, since: time.Now()} }
+func New(options Options) *Preparer { return &Preparer{options: options, begun: map[string]bool{}} }
 
 // Prepare answers what becomes of a container about to be created. What may pass (an API server or a bucket that does
 // not answer, a source not released yet) is waited for within the time that the kubelet gives a create: the error of one
@@ -205,10 +209,8 @@ func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1
 	if err != nil {
 		return 0, err
 	}
-	for _, dir := range []string{reply.ImagePath, reply.WorkPath} {
-		if err := os.MkdirAll(filepath.Join(p.options.HostRoot, dir), 0o700); err != nil {
-			return 0, fmt.Errorf("make folder for images: %w", err)
-		}
+	if err := p.makeFolders(req.ContainerID); err != nil {
+		return 0, err
 	}
 	if c.Status.Claim.Attempts > 1 {
 		if err := p.resetLayer(ctx, req); err != nil {
@@ -224,6 +226,20 @@ func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1
 		return 0, err
 	}
 	return trees.bytes, trees.finish()
+}
+
+// makeFolders makes the folders that a restore of the container needs. From then on Sweep leaves them alone.
+func (p *Preparer) makeFolders(containerID string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begun[filepath.Base(containerID)] = true
+	for _, name := range []string{imagesName, workName} {
+		path := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), name)
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return fmt.Errorf("make folder for images: %w", err)
+		}
+	}
+	return nil
 }
 
 // dropImages removes what was fetched for a container.

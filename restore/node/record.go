@@ -135,17 +135,26 @@ func (p *Preparer) Sweep(ctx context.Context) error {
 		return fmt.Errorf("list fetched images: %w", err)
 	}
 	for _, f := range folders {
-		if info, err := f.Info(); err != nil || info.ModTime().After(p.since) {
-			// Gone meanwhile, or of a restore that is under way.
-			continue
-		}
 		stale := filepath.Join(dir, f.Name())
 		if keep[f.Name()] {
 			stale = filepath.Join(stale, imagesName)
 		}
-		if err := os.RemoveAll(stale); err != nil {
-			return fmt.Errorf("remove fetched images: %w", err)
+		if err := p.sweepFolder(f.Name(), stale); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// sweepFolder removes what is stale of a container's folder, unless a restore into it has begun.
+func (p *Preparer) sweepFolder(containerID, stale string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.begun[containerID] {
+		return nil
+	}
+	if err := os.RemoveAll(stale); err != nil {
+		return fmt.Errorf("remove fetched images: %w", err)
 	}
 	return nil
 }

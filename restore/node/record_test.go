@@ -66,22 +66,38 @@ func TestHandoverWithoutAResult(t *testing.T) {
 		last, err := p.outcome(t.Context(), "new")
 		require.NoError(t, err)
 		require.Equal(t, outcomeUnknown, last)
-		past := time.Now().Add(-time.Hour)
-		require.NoError(t, os.Chtimes(dir, past, past))
 		require.NoError(t, p.Sweep(t.Context()))
 		require.NoDirExists(t, filepath.Join(dir, imagesName))
 		require.FileExists(t, filepath.Join(dir, recordName), "the record outlives the images as long as the pod is there")
 		require.NoError(t, p.options.Client.CoreV1().Pods("ns").Delete(t.Context(), "job", metav1.DeleteOptions{}))
-		require.NoError(t, os.Chtimes(dir, past, past))
 		require.NoError(t, p.Sweep(t.Context()))
 		require.NoDirExists(t, dir)
 	})
 }
 
 func TestSweepLeavesRestoresUnderWay(t *testing.T) {
-	p, _, dir := handedOverScene(t, false)
-	under := filepath.Join(filepath.Dir(dir), "c2")
-	require.NoError(t, os.MkdirAll(under, 0o700))
-	require.NoError(t, p.Sweep(t.Context()))
-	require.DirExists(t, under)
+	for _, c := range []struct {
+		name  string
+		begun bool
+		age   time.Duration
+	}{
+		{"begun, in a folder just made", true, 0},
+		{"begun, in a folder stamped by a clock that lags", true, 5 * time.Millisecond},
+		{"begun anew, in the folder of an earlier life", true, time.Hour},
+		{"not begun, in a folder as young as this life", false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, _, dir := handedOverScene(t, false)
+			images := filepath.Join(filepath.Dir(dir), "c2", imagesName)
+			require.NoError(t, os.MkdirAll(images, 0o700))
+			if c.begun {
+				require.NoError(t, p.makeFolders("c2"))
+			}
+			stamp := time.Now().Add(-c.age)
+			require.NoError(t, os.Chtimes(filepath.Dir(images), stamp, stamp))
+			require.NoError(t, p.Sweep(t.Context()))
+			_, err := os.Stat(images)
+			require.Equal(t, c.begun, err == nil)
+		})
+	}
 }
