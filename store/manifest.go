@@ -2,7 +2,6 @@ package store
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -195,7 +194,10 @@ func decodeManifest(sections [][]byte) (*manifest, error) {
 
 // check refuses a record that does not fit into the manifest.
 func (m *manifest) check(tree *tree, rec record) error {
-	if err := errors.Join(rec.Validate(), tree.add(rec.Entry)); err != nil {
+	if err := rec.Validate(); err != nil {
+		return err
+	}
+	if err := tree.add(rec.Entry); err != nil { // takes valid entries only
 		return err
 	}
 	var blocks int64
