@@ -45,7 +45,7 @@ func (rec *record) imageFault() string {
 		end = place + uint64(run.Pages)
 		pages += run.Pages
 	}
-	if pages*BlockSize != rec.Size {
+	if rec.Size%BlockSize != 0 || pages != rec.Size/BlockSize { // not pages*BlockSize, which may overflow
 		return fmt.Sprintf("%d bytes, its runs have %d pages", rec.Size, pages)
 	}
 	return ""
@@ -175,7 +175,7 @@ func (rec *record) decodeExtents(r *manifestReader) {
 		ext := extent{pack: int(packs.max(1<<32)) - 1, blocks: blocks.max(maxFileSize / BlockSize)}
 		if ext.pack != zeroPack {
 			at := int64(r.ends[ext.pack]) + starts.int()
-			if at < 0 || at+ext.blocks > maxBlocks {
+			if at < 0 || at > maxBlocks || ext.blocks > maxBlocks-at { // at may have overflown
 				starts.fail()
 				return
 			}
