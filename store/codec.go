@@ -165,7 +165,11 @@ func packSections(sections [][]byte) ([]byte, error) {
 	return out, nil
 }
 
-// unpackSections reads exactly n sections, of at most limit raw bytes together.
+// maxRatio is what a byte of zstd can unpack to at most: a block of 4 bytes to 128 KiB.
+const maxRatio = 128 << 10 / 4
+
+// unpackSections reads exactly n sections, of at most limit raw bytes together. It allocates no more than what is stored
+// can unpack to, whatever is declared.
 func unpackSections(packed []byte, n int, limit uint64) ([][]byte, error) {
 	decoder, err := newDecoder(limit)
 	if err != nil {
@@ -179,7 +183,7 @@ func unpackSections(packed []byte, n int, limit uint64) ([][]byte, error) {
 		}
 		raw, stored := uint64(binary.LittleEndian.Uint32(packed)), uint64(binary.LittleEndian.Uint32(packed[4:]))
 		packed = packed[8:]
-		if raw > limit || stored > uint64(len(packed)) {
+		if raw > limit || stored > uint64(len(packed)) || raw > stored*maxRatio {
 			return nil, fmt.Errorf("unpack section: %d bytes stored as %d, where %d and %d are left", raw, stored, limit, len(packed))
 		}
 		limit -= raw

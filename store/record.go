@@ -170,6 +170,10 @@ func (rec *record) decodeRuns(r *wireReader) {
 func (rec *record) decodeExtents(r *manifestReader) {
 	packs, starts, blocks := &r.sections[sectionPacks], &r.sections[sectionStarts], &r.sections[sectionBlocks]
 	n := packs.count(1)
+	if n > len(blocks.buf) { // each has a byte there too
+		blocks.fail()
+		return
+	}
 	rec.extents = make([]extent, 0, n)
 	for i := 0; i < n && packs.err == nil && blocks.err == nil && starts.err == nil; i++ {
 		ext := extent{pack: int(packs.max(1<<32)) - 1, blocks: blocks.max(maxFileSize / BlockSize)}
