@@ -81,7 +81,9 @@ func (t *table) trim(runs []Run) {
 		first, last := run.Address/BlockSize, run.Address/BlockSize+uint64(run.Pages)-1
 		for at := first / chunkBlocks; at <= last/chunkBlocks; at++ {
 			if c := t.chunks[at]; c != nil {
-				c.owner = nil
+				if c.owner != nil { // one that nobody owns is shared with other Writers, who may be reading this
+					c.owner = nil
+				}
 				kept[at] = c
 			}
 		}
