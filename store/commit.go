@@ -40,7 +40,8 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	if w.closed {
 		return Generation{}, fmt.Errorf("the writer has ended: %w", ErrInvalid)
 	}
-	if err := errors.Join(w.end(), ctx.Err()); err != nil {
+	defer context.AfterFunc(ctx, w.packer.stop)() // uploads run under the ctx of Begin, which may live on
+	if err := errors.Join(ctx.Err(), w.end()); err != nil {
 		return Generation{}, err
 	}
 	live := w.resolve()
