@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"runtime"
@@ -185,7 +186,13 @@ func (p *packer) begin(first blockID) (*livePack, *packBuilder, error) {
 	if buf == nil {
 		buf = make([]byte, 0, maxPackSize)
 	}
-	live := &livePack{packInfo: &packInfo{id: ulid.Make(), number: p.number, epoch: p.epoch}, first: first}
+	// Two packs of one target under the same ID would share key and nonces, so it takes more than ulid.Make, whose
+	// randomness comes from the clock.
+	id, err := ulid.New(ulid.Now(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("draw pack ID: %w", err)
+	}
+	live := &livePack{packInfo: &packInfo{id: id, number: p.number, epoch: p.epoch}, first: first}
 	pack, err := newPackBuilder(live.packInfo, p.keys, buf)
 	return live, pack, err
 }
