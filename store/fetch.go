@@ -30,16 +30,19 @@ type File interface {
 }
 
 // Fetch brings a generation into a Sink. After an error Run may be called again, and goes on with the packs that have
-// not been written wholly. It is not for concurrent use.
+// not been written wholly; Make is not called again for what it made. It is not for concurrent use.
 //
 // No byte is written that is not authentic, and none outside of the places that Make made. Memory is bounded by 4 packs
 // and frames, 65 MiB, beside the manifest.
 type Fetch struct {
 	reader *Reader
 	sink   Sink
-	made   int
-	done   []bool
-	pieces [][]piece // by pack
+	// made and inlined are how many records have been made, and are done as far as the manifest holds them; done are the
+	// packs that have been written.
+	made    int
+	inlined int
+	done    []bool
+	pieces  [][]piece // by pack
 	// Bytes are those of the packs read so far.
 	bytes int64
 	mu    sync.Mutex
@@ -87,7 +90,12 @@ func (f *Fetch) Run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := f.make(&records[f.made]); err != nil {
+		if err := f.sink.Make(records[f.made].Entry); err != nil {
+			return err
+		}
+	}
+	for ; f.inlined < len(records); f.inlined++ {
+		if err := f.writeInline(&records[f.inlined]); err != nil {
 			return err
 		}
 	}
@@ -129,9 +137,9 @@ func (f *Fetch) Run(ctx context.Context) error {
 	return nil
 }
 
-func (f *Fetch) make(rec *record) error {
-	if err := f.sink.Make(rec.Entry); err != nil || !rec.Inline || rec.Size == 0 {
-		return err
+func (f *Fetch) writeInline(rec *record) error {
+	if !rec.Inline || rec.Size == 0 {
+		return nil
 	}
 	file, err := f.sink.Open(rec.Entry)
 	if err != nil {
