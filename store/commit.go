@@ -41,7 +41,7 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 		return Generation{}, fmt.Errorf("the writer has ended: %w", ErrInvalid)
 	}
 	defer context.AfterFunc(ctx, w.packer.stop)() // uploads run under the ctx of Begin, which may live on
-	if err := errors.Join(ctx.Err(), w.end()); err != nil {
+	if err := errors.Join(w.end(), ctx.Err()); err != nil {
 		return Generation{}, err
 	}
 	live := w.resolve()
