@@ -164,7 +164,11 @@ func newFetchWorker(f *Fetch) (*fetchWorker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fetchWorker{fetch: f, opener: opener, buf: make([]byte, maxPackSize)}, nil
+	var largest int64
+	for _, pack := range f.reader.contents.packs {
+		largest = max(largest, pack.size)
+	}
+	return &fetchWorker{fetch: f, opener: opener, buf: make([]byte, largest)}, nil
 }
 
 func (w *fetchWorker) pack(ctx context.Context, i int) error {
