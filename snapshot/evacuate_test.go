@@ -176,7 +176,7 @@ func newScene(t *testing.T) *scene {
 	}
 	s.targets = []Target{s.target}
 	s.evacuator = New(Options{
-		Runtime: s.node, Files: s.node, Journal: s.node, Store: store.New(s.bucket, store.Key{1}),
+		Runtime: s.node, Files: s.node, Journal: s.node, Store: store.New(s.bucket, store.Keyring{{1}}),
 		Holds: Holds{Dir: filepath.Join(dir, "hold")}, Cluster: "test", NodeName: "a", WorkDir: "/dump", HostRoot: dir,
 		Proc: filepath.Join(dir, "proc"), Margin: 5 * time.Second, Log: zerolog.Nop(),
 	})

@@ -128,7 +128,7 @@ func (e *Evacuator) tryUpload(ctx context.Context, t Target, dump Dump) (_ Commi
 		Number: number, Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Final: true, Created: time.Now(),
 		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: dump.RSSBytes}},
 		Requirements: e.options.Requirements,
-	})
+	}, store.WriteOptions{Codec: store.CodecZstd})
 	if err != nil {
 		return Committed{}, fmt.Errorf("%w: %w", errBucket, err)
 	}
