@@ -209,7 +209,7 @@ func raceIfMatch(t *testing.T, b store.Bucket) {
 
 // raceWriters is the reason for the conditions: of 64 writers of one generation one commits, and all others are told.
 func raceWriters(t *testing.T, b store.Bucket) {
-	s := store.New(b, store.Key{1})
+	s := store.New(b, store.Keyring{{1}})
 	target := store.Target{Cluster: "c", Namespace: "ns", Name: "name", UID: "uid"}
 	var mu sync.Mutex
 	var winners []string
@@ -232,15 +232,22 @@ func raceWriters(t *testing.T, b store.Bucket) {
 	r, err := s.Open(t.Context(), target, 1, 0)
 	require.NoError(t, err)
 	require.Equal(t, winners[0], r.Meta().Node)
-	require.NoError(t, r.Fetch(t.Context(), func(_ store.Entry, content io.Reader) error {
-		got, err := io.ReadAll(content)
-		require.Equal(t, winners[0], string(got))
-		return err
-	}))
+	got := &oneFile{}
+	require.NoError(t, r.Fetch(got).Run(t.Context()))
+	require.Equal(t, winners[0], string(got.body))
 }
 
+// oneFile is a store.Sink for a generation of one small file.
+type oneFile struct{ body []byte }
+
+func (f *oneFile) Make(e store.Entry) error                { f.body = make([]byte, e.Size); return nil }
+func (f *oneFile) Open(store.Entry) (store.File, error)    { return f, nil }
+func (f *oneFile) Finish(store.Entry) error                { return nil }
+func (f *oneFile) Close() error                            { return nil }
+func (f *oneFile) WriteAt(b []byte, at int64) (int, error) { return copy(f.body[at:], b), nil }
+
 func writeGeneration(ctx context.Context, s *store.Store, target store.Target, node string) error {
-	w, err := s.Begin(ctx, target, store.Meta{Number: 1, Node: node})
+	w, err := s.Begin(ctx, target, store.Meta{Number: 1, Node: node}, store.WriteOptions{})
 	if err != nil {
 		return err
 	}
