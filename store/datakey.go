@@ -69,7 +69,7 @@ func (s *Store) keysOf(ctx context.Context, target Target) (*targetKeys, error) 
 	}
 	data, _, err := s.readKey(ctx, target)
 	if errors.Is(err, ErrNotFound) {
-		err = s.missingKey(ctx, target, err)
+		data, err = s.lateKey(ctx, target, err)
 	}
 	if err != nil {
 		return nil, err
@@ -77,25 +77,22 @@ func (s *Store) keysOf(ctx context.Context, target Target) (*targetKeys, error) 
 	return s.keep(newTargetKeys(prefix, data)), nil
 }
 
-// missingKey tells a target of which nothing is there from one that has lost KEY.
-func (s *Store) missingKey(ctx context.Context, target Target, cause error) error {
+// lateKey tells a target of which nothing is there from one that has lost KEY, and from one that has just been made.
+func (s *Store) lateKey(ctx context.Context, target Target, cause error) (Key, error) {
 	_, err := s.bucket.Stat(ctx, target.headKey())
 	if errors.Is(err, ErrNotFound) {
-		return cause
+		return Key{}, cause
 	}
 	if err != nil {
-		return err
+		return Key{}, err
 	}
 	// Whoever made HEAD made KEY before it, so one look more tells.
-	_, err = s.bucket.Stat(ctx, target.keyKey())
+	data, _, err := s.readKey(ctx, target)
 	if errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("%w: %s is gone, and without it nothing of the target can be read: bring it back from a "+
+		return Key{}, fmt.Errorf("%w: %s is gone, and without it nothing of the target can be read: bring it back from a "+
 			"backup or an older version of the object", ErrKeyMissing, target.keyKey())
 	}
-	if err == nil {
-		err = fmt.Errorf("read %s: it has only just come: try again", target.keyKey())
-	}
-	return err
+	return data, err
 }
 
 func (s *Store) readKey(ctx context.Context, target Target) (Key, KeyID, error) {
