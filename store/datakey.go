@@ -118,7 +118,7 @@ func (s *Store) makeKeys(ctx context.Context, target Target) (keys *targetKeys, 
 	for range attempts {
 		keys, err = s.keysOf(ctx, target)
 		if !errors.Is(err, ErrNotFound) {
-			return keys, made, err
+			return keys, false, err
 		}
 		var data Key
 		if _, err := rand.Read(data[:]); err != nil {
@@ -137,14 +137,31 @@ func (s *Store) makeKeys(ctx context.Context, target Target) (keys *targetKeys, 
 		}
 	}
 	if keys, err := s.keysOf(ctx, target); err == nil {
-		return keys, made, nil
+		return keys, false, nil
 	}
 	return nil, false, fmt.Errorf("make data key: %w", last)
 }
 
+// headToWrite returns HEAD, zero where there is none, and the keys of a target that is about to be written to. Without
+// HEAD, keys that are merely remembered are not used: the target may have been removed since, and its KEY with it.
+func (s *Store) headToWrite(ctx context.Context, target Target) (head Head, keys *targetKeys, made bool, err error) {
+	if keys, made, err = s.makeKeys(ctx, target); err != nil {
+		return Head{}, nil, false, err
+	}
+	head, err = s.headWithETag(ctx, target, keys)
+	if errors.Is(err, ErrNotFound) && !made {
+		s.forget(target.Prefix())
+		keys, made, err = s.makeKeys(ctx, target)
+	}
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return head, keys, made, err
+}
+
 // RotateKey wraps the target's data key under the first key of the ring and says whether it was under another one
-// before. Nothing else changes, and readers with either key in their ring go on undisturbed. ErrWrongKey where the ring
-// lacks the key it was wrapped under, ErrNotFound where the target has none.
+// before. Nothing else changes: whoever has both keys in the ring, or has read KEY already, goes on undisturbed.
+// ErrWrongKey where the ring lacks the key it was wrapped under, ErrNotFound where the target has none.
 func (s *Store) RotateKey(ctx context.Context, target Target) (bool, error) {
 	if err := target.Validate(); err != nil {
 		return false, err

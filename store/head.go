@@ -171,18 +171,14 @@ func (h Head) sameGeneration(other Head) bool {
 // Fence raises HEAD's epoch and keeps its generation, so that no writer of an older epoch can commit any more. A target
 // without HEAD gets one without a generation. HEAD at this epoch already is success; at a newer one ErrFenced.
 func (s *Store) Fence(ctx context.Context, target Target, epoch int64) error {
-	keys, _, err := s.makeKeys(ctx, target)
-	if err != nil {
-		return fmt.Errorf("fence at epoch %d: %w", epoch, err)
-	}
 	var last error
 	for range 10 {
-		old, err := s.headWithETag(ctx, target, keys)
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		old, keys, _, err := s.headToWrite(ctx, target)
+		if err != nil {
 			return fmt.Errorf("fence at epoch %d: %w", epoch, err)
 		}
 		switch {
-		case err == nil && old.Epoch == epoch:
+		case old.etag != "" && old.Epoch == epoch:
 			return nil
 		case old.Epoch > epoch:
 			return fmt.Errorf("fence %s at epoch %d: HEAD is at epoch %d: %w", target.Prefix(), epoch, old.Epoch, ErrFenced)

@@ -40,6 +40,12 @@ func (s *Store) keep(keys *targetKeys) *targetKeys {
 	return keys
 }
 
+func (s *Store) forget(prefix string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unwrapped, prefix)
+}
+
 // inParallel calls fn for 0 to n-1, at most limit at a time, and returns the first error; it ends the others' ctx.
 func inParallel(ctx context.Context, n, limit int, fn func(context.Context, int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
