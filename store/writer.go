@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -76,7 +77,7 @@ func (s *Store) begin(ctx context.Context, target Target, meta Meta, opts WriteO
 	if !opts.Codec.known() {
 		return nil, fmt.Errorf("unknown %s: %w", opts.Codec, ErrInvalid)
 	}
-	keys, made, err := s.makeKeys(ctx, target)
+	head, keys, made, err := s.headToWrite(ctx, target)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func (s *Store) begin(ctx context.Context, target Target, meta Meta, opts WriteO
 	if made {
 		w.made++
 	}
-	if err := w.takeNumber(ctx); err != nil {
+	if err := w.takeNumber(ctx, head); err != nil {
 		return nil, err
 	}
 	if w.before != nil {
@@ -116,12 +117,8 @@ func (m Meta) validate() error {
 	return nil
 }
 
-func (w *Writer) takeNumber(ctx context.Context) error {
+func (w *Writer) takeNumber(ctx context.Context, head Head) error {
 	meta := w.contents.meta
-	head, err := w.store.headWithETag(ctx, w.target, w.keys)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
-	}
 	switch {
 	case head.Epoch > meta.Epoch:
 		return fmt.Errorf("HEAD is at epoch %d, newer than %d: %w", head.Epoch, meta.Epoch, ErrFenced)
@@ -167,7 +164,7 @@ func (w *Writer) AddPages(ctx context.Context, task string, address uint64, page
 // and do not overlap; their content is what AddPages or the base has there. ErrInvalid where there is none. The size of
 // the entry is that of the runs.
 func (w *Writer) AddImage(ctx context.Context, e Entry, task string, runs []Run) error {
-	rec := record{Entry: e, task: task, runs: runs}
+	rec := record{Entry: e, task: task, runs: slices.Clone(runs)}
 	if err := w.check(ctx, e); err != nil {
 		return err
 	}
@@ -245,7 +242,7 @@ func (w *Writer) addInline(rec *record, r io.Reader) error {
 	if _, err := io.ReadFull(r, rec.content); err != nil {
 		return shorter(rec.Size, err)
 	}
-	if n, err := r.Read(make([]byte, 1)); n > 0 {
+	if n, err := io.ReadFull(r, make([]byte, 1)); n > 0 {
 		return fmt.Errorf("content goes on after its %d bytes: %w", rec.Size, ErrInvalid)
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read content: %w", err)
