@@ -150,7 +150,7 @@ func (s *Store) headToWrite(ctx context.Context, target Target) (head Head, keys
 	}
 	head, err = s.headWithETag(ctx, target, keys)
 	if errors.Is(err, ErrNotFound) && !made {
-		s.forget(target)
+		s.forget(target.Prefix())
 		keys, made, err = s.makeKeys(ctx, target)
 	}
 	if errors.Is(err, ErrNotFound) {

@@ -40,10 +40,10 @@ func (s *Store) keep(keys *targetKeys) *targetKeys {
 	return keys
 }
 
-func (s *Store) forget(target Target) {
+func (s *Store) forget(prefix string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.unwrapped, target.Prefix())
+	delete(s.unwrapped, prefix)
 }
 
 // inParallel calls fn for 0 to n-1, at most limit at a time, and returns the first error; it ends the others' ctx.
