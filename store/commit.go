@@ -65,8 +65,9 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	if err := w.readBack(ctx, head, sealed); err != nil {
 		return Generation{}, fmt.Errorf("read back: %w", err)
 	}
+	gen := w.generation(len(sealed))
 	w.keepBase(head, live)
-	return w.generation(len(sealed)), nil
+	return gen, nil
 }
 
 func (w *Writer) generation(manifest int) Generation {
