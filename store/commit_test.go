@@ -1,11 +1,13 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,60 +20,7 @@ import (
 
 // twoPacks is content that needs two packs, so that crashes fall between them too.
 func twoPacks(seed byte) []sample {
-	return append(smallSamples(), file("criu/pages-1.img", random(seed, 17<<20)))
-}
-
-// Crash windows of a write: whatever call the process dies at, before or after it has landed, what was committed opens
-// whole, and the next writer of the same number goes on.
-func TestCrashAtEveryCall(t *testing.T) {
-	older, dying, next := smallSamples(), twoPacks(2), []sample{file("next", random(3, 100))}
-	for _, first := range []bool{true, false} {
-		number := int64(2)
-		if first {
-			number = 1
-		}
-		prepare := func(t *testing.T) *mem.Bucket {
-			bucket := mem.New()
-			if !first {
-				_, err := write(t.Context(), store.New(bucket, testKey), 1, 0, older)
-				require.NoError(t, err)
-			}
-			return bucket
-		}
-		counting := storetest.NewFaulty(t, prepare(t))
-		_, err := write(t.Context(), store.New(counting, testKey), number, 0, dying)
-		require.NoError(t, err)
-		for at := range counting.Calls() {
-			for _, effect := range []storetest.Effect{storetest.Fail, storetest.Lose} {
-				t.Run(fmt.Sprintf("number %d call %d effect %d", number, at+1, effect), func(t *testing.T) {
-					bucket := prepare(t)
-					faulty := storetest.NewFaulty(t, bucket, storetest.Fault{At: at + 1, Effect: effect, Down: true})
-					_, err := write(t.Context(), store.New(faulty, testKey), number, 0, dying)
-					require.ErrorIs(t, err, storetest.ErrInjected)
-					requireGoesOn(t, store.New(bucket, testKey), number, map[int64][]sample{1: older, number: dying}, next)
-				})
-			}
-		}
-	}
-}
-
-// requireGoesOn checks HEAD's generation against what was written under each number, and writes one more.
-func requireGoesOn(t *testing.T, s *store.Store, number int64, written map[int64][]sample, next []sample) {
-	t.Helper()
-	head, err := s.Head(t.Context(), target)
-	if err != nil {
-		require.ErrorIs(t, err, store.ErrNotFound)
-	}
-	require.Contains(t, []int64{number - 1, number}, head.Number)
-	if head.Number > 0 {
-		requireGeneration(t, s, head.Number, 0, written[head.Number])
-	}
-	_, err = write(t.Context(), s, head.Number+1, 0, next)
-	require.NoError(t, err)
-	requireGeneration(t, s, head.Number+1, 0, next)
-	if head.Number > 0 {
-		requireGeneration(t, s, head.Number, 0, written[head.Number])
-	}
+	return append(smallSamples(), file("criu/other", random(seed, 17<<20)))
 }
 
 // A single fault that passes is not seen by the caller, or costs no more than the try.
@@ -80,6 +29,8 @@ func TestLostReplies(t *testing.T) {
 		name  string
 		fault storetest.Fault
 	}{
+		{"KEY put lost", storetest.Fault{Op: storetest.OpPut, Key: "/KEY", At: 1, Effect: storetest.Lose}},
+		{"KEY put failed", storetest.Fault{Op: storetest.OpPut, Key: "/KEY", At: 1, Effect: storetest.Fail}},
 		{"pack put lost", storetest.Fault{Op: storetest.OpPut, Key: "packs/", At: 1, Effect: storetest.Lose}},
 		{"pack put failed", storetest.Fault{Op: storetest.OpPut, Key: "packs/", At: 2, Effect: storetest.Fail}},
 		{"manifest put lost", storetest.Fault{Op: storetest.OpPut, Key: "/manifest", At: 1, Effect: storetest.Lose}},
@@ -90,13 +41,16 @@ func TestLostReplies(t *testing.T) {
 	}
 	for _, c := range cases {
 		for number := int64(1); number <= 2; number++ {
+			if number == 2 && c.fault.Key == "/KEY" {
+				continue // it is there
+			}
 			t.Run(fmt.Sprintf("%s, generation %d", c.name, number), func(t *testing.T) {
 				bucket := mem.New()
 				if number == 2 {
-					_, err := write(t.Context(), store.New(bucket, testKey), 1, 0, smallSamples())
+					_, err := write(t.Context(), store.New(bucket, testRing), 1, 0, smallSamples())
 					require.NoError(t, err)
 				}
-				s := store.New(storetest.NewFaulty(t, bucket, c.fault), testKey)
+				s := store.New(storetest.NewFaulty(t, bucket, c.fault), testRing)
 				_, err := write(t.Context(), s, number, 0, twoPacks(1))
 				require.NoError(t, err)
 				requireGeneration(t, s, number, 0, twoPacks(1))
@@ -115,7 +69,7 @@ func (r repeating) Put(ctx context.Context, key string, body []byte, cond store.
 }
 
 func TestOwnFirstTryLanded(t *testing.T) {
-	s := store.New(repeating{mem.New()}, testKey)
+	s := store.New(repeating{mem.New()}, testRing)
 	for number := int64(1); number <= 3; number++ {
 		_, err := write(t.Context(), s, number, number, twoPacks(byte(number)))
 		require.NoError(t, err)
@@ -128,9 +82,9 @@ func TestOwnFirstTryLanded(t *testing.T) {
 func TestRacingWritersOverAnOrphan(t *testing.T) {
 	bucket := mem.New()
 	dying := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Down: true})
-	_, err := write(t.Context(), store.New(dying, testKey), 1, 0, smallSamples())
+	_, err := write(t.Context(), store.New(dying, testRing), 1, 0, smallSamples())
 	require.ErrorIs(t, err, storetest.ErrInjected)
-	s := store.New(bucket, testKey)
+	s := store.New(bucket, testRing)
 	winners := race(t, s, 64)
 	require.Len(t, winners, 1)
 	requireGeneration(t, s, 1, 0, []sample{file("by", []byte(winners[0]))})
@@ -164,18 +118,18 @@ func TestTakenOverWriterCannotCommit(t *testing.T) {
 	for _, held := range []string{"/HEAD", "/manifest"} {
 		t.Run("held at "+held, func(t *testing.T) {
 			bucket := mem.New()
-			_, err := write(t.Context(), store.New(bucket, testKey), 1, 0, smallSamples())
+			_, err := write(t.Context(), store.New(bucket, testRing), 1, 0, smallSamples())
 			require.NoError(t, err)
 			gate := storetest.NewGate()
 			hold := storetest.Fault{Op: storetest.OpPut, Key: held, At: 1, Effect: storetest.Hold, Gate: gate}
 			slow := storetest.NewFaulty(t, bucket, hold)
 			slowDone := make(chan error)
 			go func() {
-				_, err := write(t.Context(), store.New(slow, testKey), 2, 0, twoPacks(1))
+				_, err := write(t.Context(), store.New(slow, testRing), 2, 0, twoPacks(1))
 				slowDone <- err
 			}()
 			<-gate.Reached()
-			s := store.New(bucket, testKey)
+			s := store.New(bucket, testRing)
 			_, err = write(t.Context(), s, 2, 0, twoPacks(2))
 			require.NoError(t, err)
 			gate.Open()
@@ -186,7 +140,7 @@ func TestTakenOverWriterCannotCommit(t *testing.T) {
 }
 
 func TestBeginRefusesOthersNumbersAndEpochs(t *testing.T) {
-	s := store.New(mem.New(), testKey)
+	s := store.New(mem.New(), testRing)
 	_, err := write(t.Context(), s, 1, 5, smallSamples())
 	require.NoError(t, err)
 	cases := []struct {
@@ -202,7 +156,7 @@ func TestBeginRefusesOthersNumbersAndEpochs(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := s.Begin(t.Context(), target, meta(c.number, c.epoch))
+			_, err := s.Begin(t.Context(), target, meta(c.number, c.epoch), store.WriteOptions{})
 			require.ErrorIs(t, err, c.want)
 		})
 	}
@@ -211,10 +165,10 @@ func TestBeginRefusesOthersNumbersAndEpochs(t *testing.T) {
 }
 
 func TestFence(t *testing.T) {
-	s := store.New(mem.New(), testKey)
+	s := store.New(mem.New(), testRing)
 	_, err := write(t.Context(), s, 1, 0, smallSamples())
 	require.NoError(t, err)
-	w, err := s.Begin(t.Context(), target, meta(2, 0))
+	w, err := s.Begin(t.Context(), target, meta(2, 0), store.WriteOptions{})
 	require.NoError(t, err)
 	require.NoError(t, s.Fence(t.Context(), target, 1))
 	require.NoError(t, s.Fence(t.Context(), target, 1), "again")
@@ -234,7 +188,7 @@ func TestFence(t *testing.T) {
 }
 
 func TestFenceBeforeTheFirstGeneration(t *testing.T) {
-	s := store.New(mem.New(), testKey)
+	s := store.New(mem.New(), testRing)
 	require.NoError(t, s.Fence(t.Context(), target, 3))
 	head, err := s.Head(t.Context(), target)
 	require.NoError(t, err)
@@ -246,7 +200,7 @@ func TestFenceBeforeTheFirstGeneration(t *testing.T) {
 }
 
 func TestRacingFencesAndCommits(t *testing.T) {
-	s := store.New(mem.New(), testKey)
+	s := store.New(mem.New(), testRing)
 	_, err := write(t.Context(), s, 1, 0, smallSamples())
 	require.NoError(t, err)
 	var running sync.WaitGroup
@@ -271,14 +225,14 @@ func TestRacingFencesAndCommits(t *testing.T) {
 
 func TestAbortLeavesNothing(t *testing.T) {
 	bucket := mem.New()
-	s := store.New(bucket, testKey)
-	w, err := s.Begin(t.Context(), target, meta(1, 0))
+	s := store.New(bucket, testRing)
+	w, err := s.Begin(t.Context(), target, meta(1, 0), store.WriteOptions{})
 	require.NoError(t, err)
 	require.NoError(t, add(t.Context(), w, samples()))
 	w.Abort(t.Context())
 	w.Abort(t.Context())
 	for info := range bucket.List(t.Context(), "") {
-		require.Fail(t, "left behind", info.Key)
+		require.Equal(t, target.Prefix()+"KEY", info.Key, "left behind")
 	}
 	_, err = w.Commit(t.Context())
 	require.ErrorIs(t, err, store.ErrInvalid)
@@ -287,8 +241,8 @@ func TestAbortLeavesNothing(t *testing.T) {
 }
 
 func TestAbortAfterCommitKeepsAll(t *testing.T) {
-	s := store.New(mem.New(), testKey)
-	w, err := s.Begin(t.Context(), target, meta(1, 0))
+	s := store.New(mem.New(), testRing)
+	w, err := s.Begin(t.Context(), target, meta(1, 0), store.WriteOptions{})
 	require.NoError(t, err)
 	require.NoError(t, add(t.Context(), w, smallSamples()))
 	_, err = w.Commit(t.Context())
@@ -297,32 +251,10 @@ func TestAbortAfterCommitKeepsAll(t *testing.T) {
 	requireGeneration(t, s, 1, 0, smallSamples())
 }
 
-func TestBucketDownDuringUploadEndsAdd(t *testing.T) {
-	s := store.New(storetest.NewFaulty(t, mem.New(), storetest.Fault{Op: storetest.OpPut, Effect: storetest.Fail}), testKey)
-	w, err := s.Begin(t.Context(), target, meta(1, 0))
-	require.NoError(t, err)
-	err = add(t.Context(), w, []sample{file("big", random(1, 100<<20))})
-	require.ErrorIs(t, err, storetest.ErrInjected)
-	require.ErrorContains(t, err, "packs/")
-	_, err = w.Commit(t.Context())
-	require.ErrorIs(t, err, storetest.ErrInjected)
-	w.Abort(t.Context())
-}
-
-func TestContextEndsHangingUploads(t *testing.T) {
-	gate := storetest.NewGate()
-	hanging := storetest.NewFaulty(t, mem.New(), storetest.Fault{Op: storetest.OpPut, Effect: storetest.Hold, Gate: gate})
-	big := []sample{file("big", random(1, 100<<20))} // more than the buffers of a writer
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, err := write(ctx, store.New(hanging, testKey), 1, 0, big)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-}
-
 func TestPackLostBeforeCommit(t *testing.T) {
 	bucket := mem.New()
-	s := store.New(bucket, testKey)
-	w, err := s.Begin(t.Context(), target, meta(1, 0))
+	s := store.New(bucket, testRing)
+	w, err := s.Begin(t.Context(), target, meta(1, 0), store.WriteOptions{})
 	require.NoError(t, err)
 	require.NoError(t, add(t.Context(), w, twoPacks(1)))
 	require.Eventually(t, func() bool {
@@ -337,4 +269,140 @@ func TestPackLostBeforeCommit(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrPackMissing)
 	_, err = s.Head(t.Context(), target)
 	require.ErrorIs(t, err, store.ErrNotFound)
+}
+
+// All 64 have the same base in memory, some of it in common with what they write; none changes it for the others.
+func TestRacingWritersWithABase(t *testing.T) {
+	for _, orphan := range []bool{false, true} {
+		t.Run(fmt.Sprintf("orphan %v", orphan), func(t *testing.T) {
+			bucket := mem.New()
+			s := store.New(bucket, testRing)
+			first := image("1", random(1, 600*page), store.Run{Address: 0x1000, Pages: 600})
+			_, base, err := writeDelta(t.Context(), s, meta(1, 0), []sample{first}, store.WriteOptions{})
+			require.NoError(t, err)
+			if orphan {
+				dying := storetest.NewFaulty(t, bucket, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Down: true})
+				_, _, err := writeDelta(t.Context(), store.New(dying, testRing), meta(2, 0), []sample{first}, store.WriteOptions{Base: base})
+				require.ErrorIs(t, err, storetest.ErrInjected)
+			}
+			var mu sync.Mutex
+			var winners []byte
+			var running sync.WaitGroup
+			for i := range byte(64) {
+				running.Go(func() {
+					all := []sample{changed(first, int(i), random(100+i, page)), file("by", []byte{i})}
+					gen, _, err := writeDelta(t.Context(), s, meta(2, 0), all, store.WriteOptions{Base: base})
+					mu.Lock()
+					defer mu.Unlock()
+					switch {
+					case err == nil:
+						require.Equal(t, int64(2), gen.NewBlocks)
+						winners = append(winners, i)
+					case !errors.Is(err, store.ErrFenced):
+						t.Errorf("writer %d: %v", i, err)
+					}
+				})
+			}
+			running.Wait()
+			require.Len(t, winners, 1)
+			i := winners[0]
+			requireGeneration(t, s, 2, 0, []sample{changed(first, int(i), random(100+i, page)), file("by", []byte{i})})
+		})
+	}
+}
+
+// changed is an image with one page replaced.
+func changed(s sample, at int, by []byte) sample {
+	s.content = bytes.Clone(s.content)
+	copy(s.content[at*page:], by)
+	return s
+}
+
+// Writers in processes of their own all make KEY; one does, and the others use it or are fenced.
+func TestRacingFirstWritersMakeOneKey(t *testing.T) {
+	for range 20 {
+		bucket := mem.New()
+		var wins atomic.Int32
+		var running sync.WaitGroup
+		for i := range 16 {
+			running.Go(func() {
+				_, err := write(t.Context(), store.New(bucket, testRing), 1, 0, []sample{file("by", []byte{byte(i)})})
+				if err == nil {
+					wins.Add(1)
+				} else if !errors.Is(err, store.ErrFenced) {
+					t.Errorf("writer %d: %v", i, err)
+				}
+			})
+		}
+		running.Wait()
+		require.Equal(t, int32(1), wins.Load())
+		_, _, err := read(t.Context(), store.New(bucket, testRing), 1, 0)
+		require.NoError(t, err)
+	}
+}
+
+// A reader looks for KEY before there is one; by the time it looks for HEAD, KEY and HEAD are there.
+func TestKeyMadeWhileSomeoneLooks(t *testing.T) {
+	bucket := mem.New()
+	gate := storetest.NewGate()
+	hold := storetest.Fault{Op: storetest.OpStat, Key: "/HEAD", At: 1, Effect: storetest.Hold, Gate: gate}
+	slow := store.New(storetest.NewFaulty(t, bucket, hold), testRing)
+	done := make(chan error)
+	go func() {
+		_, err := slow.Head(t.Context(), target)
+		done <- err
+	}()
+	<-gate.Reached()
+	_, err := write(t.Context(), store.New(bucket, testRing), 1, 0, smallSamples())
+	require.NoError(t, err)
+	gate.Open()
+	require.NoError(t, <-done)
+}
+
+// A target that was removed and is written to again gets a KEY of its own, whatever a Store remembers.
+func TestRemovedTargetGetsANewKey(t *testing.T) {
+	for _, fence := range []bool{false, true} {
+		bucket := mem.New()
+		s := store.New(bucket, testRing)
+		_, err := write(t.Context(), s, 1, 0, smallSamples())
+		require.NoError(t, err)
+		for key := range objects(t, bucket, "") {
+			require.NoError(t, bucket.Delete(t.Context(), key))
+		}
+		if fence {
+			require.NoError(t, s.Fence(t.Context(), target, 1))
+		}
+		_, err = write(t.Context(), s, 1, 1, smallSamples())
+		require.NoError(t, err)
+		requireGeneration(t, store.New(bucket, testRing), 1, 1, smallSamples())
+	}
+}
+
+func TestBeginRefusesOthersBases(t *testing.T) {
+	s := store.New(mem.New(), testRing)
+	_, one, err := writeDelta(t.Context(), s, meta(1, 0), smallSamples(), store.WriteOptions{})
+	require.NoError(t, err)
+	_, _, err = writeDelta(t.Context(), s, meta(2, 0), smallSamples(), store.WriteOptions{Base: one})
+	require.NoError(t, err)
+	_, err = s.Begin(t.Context(), target, meta(3, 0), store.WriteOptions{Base: one})
+	require.ErrorIs(t, err, store.ErrFenced, "the base of a generation before")
+	_, err = store.New(mem.New(), testRing).Begin(t.Context(), target, meta(1, 0), store.WriteOptions{Base: one})
+	require.ErrorIs(t, err, store.ErrFenced, "the base of another bucket")
+	_, err = s.Begin(t.Context(), target, meta(3, 0), store.WriteOptions{Codec: 9})
+	require.ErrorIs(t, err, store.ErrInvalid)
+}
+
+// A fence raises the epoch and leaves the generation: its base is good for the next writer.
+func TestBaseSurvivesAFence(t *testing.T) {
+	s := store.New(mem.New(), testRing)
+	all := []sample{image("1", random(1, 8*page), store.Run{Address: 0x1000, Pages: 8})}
+	_, base, err := writeDelta(t.Context(), s, meta(1, 0), all, store.WriteOptions{})
+	require.NoError(t, err)
+	require.NoError(t, s.Fence(t.Context(), target, 5))
+	gen, _, err := writeDelta(t.Context(), s, meta(2, 5), all, store.WriteOptions{Base: base})
+	require.NoError(t, err)
+	require.Zero(t, gen.NewBlocks)
+	require.Equal(t, 2, gen.Puts, "manifest and HEAD")
+	requireGeneration(t, s, 2, 5, all)
+	requireGeneration(t, s, 1, 0, all)
 }
