@@ -64,7 +64,10 @@ func Bucket(ctx context.Context, rawURL string, opts ...Option) (store.Bucket, e
 	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("bucket URL %q: %w: %s: %w", rawURL, err, forms, store.ErrInvalid)
+		if whole := (*url.Error)(nil); errors.As(err, &whole) {
+			err = whole.Err // without the URL, which may hold credentials
+		}
+		return nil, fmt.Errorf("bucket URL: %w: %s: %w", err, forms, store.ErrInvalid)
 	}
 	switch u.Scheme {
 	case "s3":

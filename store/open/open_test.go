@@ -54,6 +54,7 @@ func TestBadURLs(t *testing.T) {
 		{"no scheme", "bucket/prefix", "unknown scheme"},
 		{"other scheme", "gs://bucket", `unknown scheme "gs"`},
 		{"malformed", "s3://%zz", "want s3://"},
+		{"malformed, with credentials", "s3://id:secret@%zz", "want s3://"},
 		{"no bucket", "s3:///prefix", "no bucket name"},
 		{"credentials inside", "s3://id:secret@bucket", "credentials do not belong in the URL"},
 		{"unknown parameter", "s3://bucket?regoin=x", `unknown parameter "regoin"`},
