@@ -58,6 +58,9 @@ func (b *Bucket) isTemporary(err error, response minio.ErrorResponse) bool {
 	if temporary := (*store.TemporaryError)(nil); errors.As(err, &temporary) {
 		return true
 	}
+	if errors.Is(err, errNoCredentials) {
+		return false
+	}
 	switch response.Code {
 	case "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown":
 		return true

@@ -47,9 +47,9 @@ type Style int
 const (
 	// AutoStyle is VirtualHostStyle at AWS, PathStyle at other endpoints.
 	AutoStyle Style = iota
-	// PathStyle: https://ENDPOINT/BUCKET/KEY.
+	// PathStyle is https://ENDPOINT/BUCKET/KEY.
 	PathStyle
-	// VirtualHostStyle: https://BUCKET.ENDPOINT/KEY.
+	// VirtualHostStyle is https://BUCKET.ENDPOINT/KEY.
 	VirtualHostStyle
 )
 
