@@ -141,7 +141,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// A server may take keys for expired that look good here: its clock is another. They are renewed, and it is worth another try.
+// A server may take keys for expired that look good here: its clock is another. Where their source has others by now, it
+// is worth another try.
 func TestKeysThatTheServerTakesForExpired(t *testing.T) {
 	clearEnvironment(t)
 	keys := &issuer{first: time.Hour}
@@ -189,6 +190,22 @@ func TestStaticKeys(t *testing.T) {
 			require.NoError(t, err)
 			requireSigned(t, <-requests, c.id, c.secret, c.token)
 		})
+	}
+}
+
+// A mounted Secret changes under the agent.
+func TestRotatedFile(t *testing.T) {
+	clearEnvironment(t)
+	path := writeFile(t, "")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", path)
+	options, requests := recorder(t)
+	bucket := open(t, options)
+	for _, id := range []string{"before", "after"} {
+		file := fmt.Appendf(nil, "[default]\naws_access_key_id = %s\naws_secret_access_key = secret\n", id)
+		require.NoError(t, os.WriteFile(path, file, 0o600))
+		_, err := bucket.Put(t.Context(), "key", []byte("x"), store.Condition{})
+		require.NoError(t, err)
+		requireSigned(t, <-requests, id, "secret", "")
 	}
 }
 

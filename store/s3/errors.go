@@ -38,7 +38,7 @@ func (b *Bucket) explain(ctx context.Context, verb, key string, err error) error
 	}
 	response := minio.ToErrorResponse(err)
 	mend := b.mend(err, response)
-	again, after := b.isTemporary(err, response), retryAfter(ctx)
+	again, after := b.isTemporary(ctx, err, response), retryAfter(ctx)
 	switch {
 	case mend != "":
 		err = fmt.Errorf("%s %s: %s: %w", verb, key, mend, err)
@@ -54,7 +54,7 @@ func (b *Bucket) explain(ctx context.Context, verb, key string, err error) error
 }
 
 // isTemporary says that the same request may succeed later.
-func (b *Bucket) isTemporary(err error, response minio.ErrorResponse) bool {
+func (b *Bucket) isTemporary(ctx context.Context, err error, response minio.ErrorResponse) bool {
 	if temporary := (*store.TemporaryError)(nil); errors.As(err, &temporary) {
 		return true
 	}
@@ -66,8 +66,8 @@ func (b *Bucket) isTemporary(err error, response minio.ErrorResponse) bool {
 		return true
 	case "BadDigest", "XAmzContentChecksumMismatch": // damaged on its way
 		return true
-	case "ExpiredToken", "ExpiredTokenException":
-		return b.renew()
+	case "ExpiredToken", "ExpiredTokenException", "InvalidToken":
+		return b.renewed(ctx)
 	}
 	switch response.StatusCode {
 	case 0: // no answer at all
@@ -80,14 +80,17 @@ func (b *Bucket) isTemporary(err error, response minio.ErrorResponse) bool {
 	return response.StatusCode >= http.StatusInternalServerError
 }
 
-// renew makes the next request ask for new keys, if the present ones come from where there are others.
-func (b *Bucket) renew() bool {
-	value, err := b.creds.GetWithContext(b.core.CredContext())
-	if err != nil || value.Expiration.IsZero() {
+// renewed asks the source of the credentials again and says whether it has others by now.
+func (b *Bucket) renewed(ctx context.Context) bool {
+	cc := b.core.CredContext()
+	cc.Context = ctx
+	before, err := b.creds.GetWithContext(cc)
+	if err != nil {
 		return false
 	}
 	b.creds.Expire()
-	return true
+	after, err := b.creds.GetWithContext(cc)
+	return err == nil && (after.AccessKeyID != before.AccessKeyID || after.SessionToken != before.SessionToken)
 }
 
 func (b *Bucket) mend(err error, response minio.ErrorResponse) string {

@@ -61,7 +61,7 @@ func Open(opts Options) (*Bucket, error) {
 	core, err := minio.NewCore(opts.endpoint(), &minio.Options{
 		Creds: creds, Secure: !opts.Insecure, Region: opts.region(), BucketLookup: opts.lookup(), Transport: pauses{transport},
 		TrailingHeaders: true, // minio-go takes our own checksum only with it
-		MaxRetries:      1,
+		MaxRetries:      1,    // it still pauses for up to 200 ms after what it would try again
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open S3 bucket %s at %s: %w", opts.Bucket, opts.endpoint(), err)
