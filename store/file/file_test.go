@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -118,4 +119,16 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, bucket.Delete(t.Context(), "key"), "room is made without any")
 	_, err = bucket.Put(t.Context(), "key", make([]byte, 3<<20+1), store.Condition{})
 	require.NoError(t, err)
+}
+
+// The kernel stamps files some milliseconds apart, and inodes are used again: two large objects must not share an ETag.
+func TestTheWritersClockStampsObjects(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		bucket := open(t, dir)
+		<-time.After(123456789 * time.Nanosecond)
+		info, err := bucket.Put(t.Context(), "key", nil, store.Condition{})
+		require.NoError(t, err)
+		require.True(t, time.Now().Equal(info.Modified), "%s", info.Modified)
+	})
 }
