@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -33,6 +34,7 @@ func (a answer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 
 // Each answer is asked for once only, and says by its error whether to try again is of use, and when.
 func TestAnswers(t *testing.T) {
+	pause := func(value string) map[string]string { return map[string]string{"Retry-After": value} }
 	cases := []struct {
 		name      string
 		answer    answer
@@ -43,10 +45,10 @@ func TestAnswers(t *testing.T) {
 		want      string
 	}{
 		{"busy", answer{503, "SlowDown", nil}, store.Condition{}, nil, true, 0, "put key"},
-		{"busy, with a pause in seconds", answer{503, "SlowDown", map[string]string{"Retry-After": "7"}}, store.Condition{}, nil, true, 7 * time.Second, ""},
-		{"too many requests", answer{429, "", map[string]string{"Retry-After": "1"}}, store.Condition{}, nil, true, time.Second, ""},
-		{"a pause that is nonsense", answer{503, "", map[string]string{"Retry-After": "soon"}}, store.Condition{}, nil, true, 0, ""},
-		{"a pause that has passed", answer{503, "", map[string]string{"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}}, store.Condition{}, nil, true, 0, ""},
+		{"busy, with a pause in seconds", answer{503, "SlowDown", pause("7")}, store.Condition{}, nil, true, 7 * time.Second, ""},
+		{"too many requests", answer{429, "", pause("1")}, store.Condition{}, nil, true, time.Second, ""},
+		{"a pause that is nonsense", answer{503, "", pause("soon")}, store.Condition{}, nil, true, 0, ""},
+		{"a pause that has passed", answer{503, "", pause("Sun, 06 Nov 1994 08:49:37 GMT")}, store.Condition{}, nil, true, 0, ""},
 		{"broken", answer{500, "InternalError", nil}, store.Condition{}, nil, true, 0, ""},
 		{"a gateway's", answer{502, "", nil}, store.Condition{}, nil, true, 0, ""},
 		{"slow body", answer{400, "RequestTimeout", nil}, store.Condition{}, nil, true, 0, ""},
@@ -101,4 +103,25 @@ func TestPauseUntilADate(t *testing.T) {
 	temporary := (*store.TemporaryError)(nil)
 	require.ErrorAs(t, err, &temporary)
 	require.InDelta(t, time.Minute, temporary.After, float64(5*time.Second))
+}
+
+func TestDownloadThatBreaksOff(t *testing.T) {
+	clearEnvironment(t)
+	setKeys(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		_, _ = w.Write([]byte("half"))
+	}))
+	defer server.Close()
+	bucket := open(t, s3.Options{Bucket: "bucket", Endpoint: server.Listener.Addr().String(), Insecure: true})
+	stream, err := bucket.Get(t.Context(), "key", 0, -1)
+	require.NoError(t, err)
+	defer stream.Close()
+	got, err := io.ReadAll(stream)
+	require.Equal(t, "half", string(got))
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.ErrorContains(t, err, "read key: bucket bucket at http://")
+	temporary := (*store.TemporaryError)(nil)
+	require.ErrorAs(t, err, &temporary)
 }

@@ -122,7 +122,22 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 	if err != nil {
 		return nil, b.explain(ctx, "get", key, err)
 	}
-	return stream, nil
+	return &body{stream, func(err error) error { return b.explain(ctx, "read", key, err) }}, nil
+}
+
+// body explains what breaks a download off.
+type body struct {
+	io.ReadCloser
+	explain func(error) error
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.explain(err)
+	}
+	return n, err
 }
 
 func setRange(opts *minio.GetObjectOptions, offset, length int64) error {
