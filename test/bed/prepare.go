@@ -46,3 +46,13 @@ func Prepare(ctx context.Context, progress io.Writer) (Prepared, error) {
 	}
 	return Prepared{Root: root, Versitygw: filepath.Join(tools, "versitygw"), Minio: filepath.Join(minio, "minio")}, nil
 }
+
+// Versitygw builds and caches the S3 server alone, and returns its path.
+func Versitygw(ctx context.Context, progress io.Writer) (string, error) {
+	checkout, err := checkout(ctx)
+	if err != nil {
+		return "", err
+	}
+	tools, err := buildTools(ctx, newReporter(progress), checkout)
+	return filepath.Join(tools, "versitygw"), err
+}
