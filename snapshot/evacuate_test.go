@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +44,8 @@ type node struct {
 	failed    string
 	onDump    func()
 	leaving   bool
+	// memory is what the next dump holds beside pages-1.img, by task.
+	memory map[string][]byte
 }
 
 func (n *node) log(call string) {
@@ -84,7 +89,19 @@ func (n *node) Dump(_ context.Context, _, dir string) (Dump, error) {
 	images := filepath.Join(n.dir, dir, "images")
 	require.NoError(n.t, os.MkdirAll(images, 0o700))
 	require.NoError(n.t, os.WriteFile(filepath.Join(images, "pages-1.img"), bytes.Repeat([]byte("page"), 1024), 0o600))
-	return Dump{Images: images, RSSBytes: 4096}, nil
+	dump := Dump{Images: images, RSSBytes: 4096}
+	for i, task := range slices.Sorted(maps.Keys(n.memory)) {
+		m := Memory{Image: fmt.Sprintf("pages-%d.img", i+2), Task: task, Runs: runsOf(n.memory[task])}
+		require.NoError(n.t, os.WriteFile(filepath.Join(images, m.Image), n.memory[task], 0o600))
+		dump.Memory = append(dump.Memory, m)
+	}
+	return dump, nil
+}
+
+// runsOf lays the pages out in two runs with a hole between them.
+func runsOf(pages []byte) []store.Run {
+	half := int64(len(pages)) / store.BlockSize / 2
+	return []store.Run{{Address: 0x10000, Pages: half}, {Address: 1 << 40, Pages: int64(len(pages))/store.BlockSize - half}}
 }
 
 func (n *node) Add(ctx context.Context, _ Container, add AddFunc) error {
@@ -176,7 +193,7 @@ func newScene(t *testing.T) *scene {
 	}
 	s.targets = []Target{s.target}
 	s.evacuator = New(Options{
-		Runtime: s.node, Files: s.node, Journal: s.node, Store: store.New(s.bucket, store.Key{1}),
+		Runtime: s.node, Files: s.node, Journal: s.node, Store: store.New(s.bucket, store.Keyring{{1}}),
 		Holds: Holds{Dir: filepath.Join(dir, "hold")}, Cluster: "test", NodeName: "a", WorkDir: "/dump", HostRoot: dir,
 		Proc: filepath.Join(dir, "proc"), Margin: 5 * time.Second, Log: zerolog.Nop(),
 	})

@@ -4,20 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
-	"github.com/lifeboat-dev/lifeboat/store"
 )
 
 const (
-	// firstPause and longestPause bound the waits between tries of an upload.
-	firstPause, longestPause = 250 * time.Millisecond, 4 * time.Second
 	// recordEvery is the wait between tries to record a durable generation, which are never given up.
 	recordEvery = time.Second
 	// endWithin bounds the wait for the release of a frozen source, endEvery is how often it is looked at.
@@ -26,11 +19,10 @@ const (
 	beginTimeout = 2 * time.Second
 )
 
-// errBucket marks failures of the store, which leave the dump on this node good for another try.
-var errBucket = errors.New("the generation could not be stored")
-
 // evacuate takes the final dump of t. It returns nil when t is final, or when it runs on as before and that is recorded.
 func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments) error {
+	var base basis
+	defer base.taking.Wait()
 	ctx, cancel := context.WithDeadline(parent, e.latest(m.Deadline))
 	defer cancel()
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
@@ -38,6 +30,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments) error 
 	if err := e.options.Holds.Set(t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
+	base.taking.Go(func() { base.generation = e.base(ctx, t) })
 	e.begin(ctx, t, m)
 	if err := e.options.Runtime.Pause(ctx, t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
@@ -50,7 +43,8 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments) error 
 	m.Dumped = time.Now()
 	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Int64("rss_bytes", dump.RSSBytes).Msg("dumped")
 
-	committed, err := e.upload(ctx, t, dump)
+	base.taking.Wait()
+	committed, err := e.upload(ctx, t, dump, base.generation)
 	if err != nil {
 		return e.giveUpUnlessCommitted(parent, t, m, err)
 	}
@@ -95,102 +89,6 @@ func (e *Evacuator) dump(ctx context.Context, t Target) (Dump, error) {
 }
 
 func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }
-
-// upload writes and commits the generation, again and again until it is durable, ctx ends or it is fenced off.
-func (e *Evacuator) upload(ctx context.Context, t Target, dump Dump) (Committed, error) {
-	pause := firstPause
-	for {
-		committed, err := e.tryUpload(ctx, t, dump)
-		if err == nil || errors.Is(err, store.ErrFenced) || !errors.Is(err, errBucket) {
-			return committed, err
-		}
-		e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("upload failed, trying again")
-		select {
-		case <-ctx.Done():
-			return Committed{}, err
-		case <-time.After(pause):
-			pause = min(2*pause, longestPause)
-		}
-	}
-}
-
-// tryUpload writes one generation: images, file trees, manifest, HEAD. Failures of the store are errBucket.
-func (e *Evacuator) tryUpload(ctx context.Context, t Target, dump Dump) (_ Committed, err error) {
-	folder := t.Folder(e.options.Cluster)
-	number := int64(1)
-	switch head, err := e.options.Store.Head(ctx, folder); {
-	case err == nil:
-		number = head.Number + 1
-	case !errors.Is(err, store.ErrNotFound):
-		return Committed{}, fmt.Errorf("%w: %w", errBucket, err)
-	}
-	w, err := e.options.Store.Begin(ctx, folder, store.Meta{
-		Number: number, Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Final: true, Created: time.Now(),
-		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: dump.RSSBytes}},
-		Requirements: e.options.Requirements,
-	})
-	if err != nil {
-		return Committed{}, fmt.Errorf("%w: %w", errBucket, err)
-	}
-	defer func() {
-		if err != nil {
-			w.Abort(context.WithoutCancel(ctx))
-		}
-	}()
-	if err := addImages(ctx, dump.Images, t.Name, w); err != nil {
-		return Committed{}, err
-	}
-	add := func(ctx context.Context, entry store.Entry, content io.Reader) error {
-		return inBucket(w.Add(ctx, entry, content))
-	}
-	if err := e.options.Files.Add(ctx, t.Container, add); err != nil {
-		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
-	}
-	generation, err := w.Commit(ctx)
-	if err != nil {
-		return Committed{}, inBucket(err)
-	}
-	return Committed{
-		Number: generation.Number, Epoch: generation.Epoch,
-		StoredBytes: generation.StoredBytes, RSSBytes: dump.RSSBytes,
-	}, nil
-}
-
-// addImages adds the flat folder of CRIU images.
-func addImages(ctx context.Context, dir, container string, w *store.Writer) error {
-	images, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("list CRIU images: %w", err)
-	}
-	for _, image := range images {
-		if err := addImage(ctx, filepath.Join(dir, image.Name()), layout.ImagePath(container, image.Name()), w); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func addImage(ctx context.Context, from, to string, w *store.Writer) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("read CRIU image: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("read CRIU image: %w", err)
-	}
-	return inBucket(w.Add(ctx, store.Entry{
-		Path: to, Type: store.TypeRegular, Mode: 0o600, Size: info.Size(), ModTime: info.ModTime(),
-	}, f))
-}
-
-func inBucket(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", errBucket, err)
-}
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
 func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments) error {

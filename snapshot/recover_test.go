@@ -96,7 +96,7 @@ func commit(t *testing.T, s *scene, pod string, fence int64) {
 	folder := s.target.Folder("test")
 	w, err := s.evacuator.options.Store.Begin(t.Context(), folder, store.Meta{
 		Number: 1, PodUID: pod, Node: "a", Final: true, Created: time.Now(),
-	})
+	}, store.WriteOptions{})
 	require.NoError(t, err)
 	_, err = w.Commit(t.Context())
 	require.NoError(t, err)

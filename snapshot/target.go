@@ -70,6 +70,18 @@ type Dump struct {
 	Images string
 	// RSSBytes is how much memory CRIU wrote.
 	RSSBytes int64
+	// Memory says what the images that hold pages are made of. One that it leaves out is stored as any other file.
+	Memory []Memory
+}
+
+// Memory is that of a process, or what processes share, in one image of a Dump.
+type Memory struct {
+	// Image is the file's name.
+	Image string
+	// Task names the memory, as well as can be by the same name in every dump of the container.
+	Task string
+	// Runs are the addresses of the pages in the order in which the image has them. Together they have its size.
+	Runs []store.Run
 }
 
 // Runtime freezes and dumps containers. snapshot/criu is the one for runc.

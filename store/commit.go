@@ -2,14 +2,26 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 )
 
-// statsAtOnce is how many packs are looked up at a time before a commit.
-const statsAtOnce = 8
+// Generation is what a commit made durable.
+type Generation struct {
+	Number int64
+	Epoch  int64
+	// StoredBytes is what the bucket took for it: its own packs, manifest, HEAD, and KEY where it was new.
+	StoredBytes int64
+	// Puts counts the objects written; retries are not counted.
+	Puts int
+	// Blocks is how many the generation has, NewBlocks how many of them, or of such that are there no more, were stored.
+	Blocks    int64
+	NewBlocks int64
+}
 
 // Commit makes the generation durable: it waits for the packs and finds each in the bucket with its size, puts the
 // manifest, moves HEAD, and reads both back. ErrFenced where another writer has taken the number or a newer epoch has
@@ -28,15 +40,12 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	if w.closed {
 		return Generation{}, fmt.Errorf("the writer has ended: %w", ErrInvalid)
 	}
-	frameErr := w.closeFrame()
-	if w.pack != nil {
-		w.closePack()
-	}
-	w.finishUploads()
-	if err := errors.Join(frameErr, w.failure.get(), ctx.Err()); err != nil {
+	defer context.AfterFunc(ctx, w.packer.stop)() // uploads run under the ctx of Begin, which may live on
+	if err := errors.Join(w.end(), ctx.Err()); err != nil {
 		return Generation{}, err
 	}
-	if err := inParallel(ctx, len(w.contents.packs), statsAtOnce, w.findPack); err != nil {
+	live := w.resolve()
+	if err := w.findPacks(ctx); err != nil {
 		return Generation{}, err
 	}
 	sealed, err := w.contents.seal(w.keys)
@@ -49,35 +58,156 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	}
 	meta := w.contents.meta
 	head := Head{Number: meta.Number, Epoch: meta.Epoch, WrittenEpoch: meta.Epoch, Manifest: sha256.Sum256(sealed)}
-	if _, err := w.store.swapHead(ctx, w.target, w.keys, w.base, head); err != nil {
+	head, err = w.store.swapHead(ctx, w.target, w.keys, w.base, head)
+	if err != nil {
 		return Generation{}, err
 	}
 	if err := w.readBack(ctx, head, sealed); err != nil {
 		return Generation{}, fmt.Errorf("read back: %w", err)
 	}
-	gen := Generation{
-		Number: meta.Number, Epoch: meta.Epoch, StoredBytes: int64(len(sealed)), Puts: len(w.contents.packs) + 2,
-	}
-	for _, pack := range w.contents.packs {
-		gen.StoredBytes += pack.size
-	}
+	gen := w.generation(len(sealed))
+	w.keepBase(head, live)
 	return gen, nil
 }
 
-func (w *Writer) findPack(ctx context.Context, i int) error {
-	pack := w.contents.packs[i]
-	key := w.target.packKey(pack.id)
-	info, err := w.store.bucket.Stat(ctx, key)
-	if errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("%w: %w", ErrPackMissing, err)
+func (w *Writer) generation(manifest int) Generation {
+	meta := w.contents.meta
+	gen := Generation{
+		Number: meta.Number, Epoch: meta.Epoch,
+		StoredBytes: int64(manifest + headSize + w.made*keySize), Puts: len(w.packer.packs) + 2 + w.made,
+		NewBlocks: int64(len(w.hashes)),
 	}
+	for _, pack := range w.packer.packs {
+		gen.StoredBytes += pack.size
+	}
+	for _, rec := range w.contents.records {
+		gen.Blocks += blocksOf(rec.Size)
+	}
+	return gen
+}
+
+// resolve writes down where the content of every record lies, and returns the packs that hold it. Packs of which nothing
+// is referred to any more are left out.
+func (w *Writer) resolve() livePacks {
+	all := append(w.packs[:len(w.packs):len(w.packs)], w.packer.packs...)
+	index, packs := make([]int, len(all)), livePacks(nil)
+	for i := range index {
+		index[i] = zeroPack
+	}
+	hint := -1
+	locate := func(id blockID) extent {
+		if id == blockZero {
+			return extent{pack: zeroPack, blocks: 1}
+		}
+		hint = all.find(id, hint)
+		if index[hint] == zeroPack {
+			index[hint] = len(packs)
+			packs = append(packs, all[hint])
+		}
+		return extent{pack: index[hint], at: int(id - all[hint].first), blocks: 1}
+	}
+	for i := range w.contents.records {
+		w.contents.records[i].resolve(w.tableOf, locate)
+	}
+	w.contents.packs = nil
+	for _, pack := range packs {
+		w.contents.packs = append(w.contents.packs, pack.packInfo)
+	}
+	slices.SortFunc(packs, func(a, b *livePack) int { return cmp.Compare(a.first, b.first) })
+	return packs
+}
+
+// resolve fills in the extents of a record.
+func (rec *record) resolve(tableOf func(stream) *table, locate func(blockID) extent) {
+	runs, s := rec.runs, stream{name: rec.task}
+	if rec.task == "" {
+		if !rec.hasContent() || rec.Inline || rec.Size == 0 {
+			return
+		}
+		runs, s = []Run{{Pages: blocksOf(rec.Size)}}, stream{file: true, name: rec.Path}
+	}
+	t := tableOf(s)
+	rec.extents = nil
+	for _, run := range runs {
+		first := run.Address / BlockSize
+		for place := first; place < first+uint64(run.Pages); place++ {
+			next := locate(t.get(place))
+			if n := len(rec.extents); n > 0 && rec.extents[n-1].continuedBy(next) {
+				rec.extents[n-1].blocks++
+			} else {
+				rec.extents = append(rec.extents, next)
+			}
+		}
+	}
+}
+
+func (ext extent) continuedBy(next extent) bool {
+	return ext.pack == next.pack && (ext.pack == zeroPack || ext.at+int(ext.blocks) == next.at)
+}
+
+// keepBase keeps what the next Writer needs.
+func (w *Writer) keepBase(head Head, packs livePacks) {
+	for _, pack := range w.packer.packs {
+		from := int(pack.first - w.first)
+		pack.hashes = slices.Clone(w.hashes[from : from+pack.blocks])
+	}
+	base := &Base{head: head, packs: packs, next: w.first + blockID(len(w.hashes)), tables: map[stream]*table{}}
+	for i := range w.contents.records {
+		rec := &w.contents.records[i]
+		switch {
+		case rec.task != "":
+			base.take(w.tables, stream{name: rec.task}, rec.runs)
+		case rec.hasContent() && !rec.Inline && rec.Size > 0:
+			base.take(w.tables, stream{file: true, name: rec.Path}, []Run{{Pages: blocksOf(rec.Size)}})
+		}
+	}
+	w.after, w.before, w.tables, w.hashes = base, nil, nil, nil
+}
+
+// Base is what the generation just committed offers to the next Writer. Nil before Commit has succeeded.
+func (w *Writer) Base() *Base { return w.after }
+
+// findPacks finds every pack that the manifest is about to name in the bucket, with its size: those of generations before
+// too, which something else may have deleted.
+func (w *Writer) findPacks(ctx context.Context) error {
+	sizes, err := w.store.listPacks(ctx, w.target)
 	if err != nil {
 		return err
 	}
-	if info.Size != pack.size {
-		return fmt.Errorf("stat %s: %d bytes, want %d: %w", key, info.Size, pack.size, ErrPackCorrupt)
+	for _, pack := range w.contents.packs {
+		key := w.target.packKey(pack.id)
+		size, there := sizes[key]
+		if !there {
+			return fmt.Errorf("find %s: %w", key, ErrPackMissing)
+		}
+		if size != pack.size {
+			return fmt.Errorf("find %s: %d bytes, want %d: %w", key, size, pack.size, ErrPackCorrupt)
+		}
 	}
 	return nil
+}
+
+// listPacks returns the sizes of a target's packs by key.
+func (s *Store) listPacks(ctx context.Context, target Target) (map[string]int64, error) {
+	var last error
+	for range attempts {
+		sizes := map[string]int64{}
+		last = nil
+		for info, err := range s.bucket.List(ctx, target.packsPrefix()) {
+			if err != nil {
+				last = fmt.Errorf("list packs: %w", err)
+				break
+			}
+			sizes[info.Key] = info.Size
+		}
+		if last == nil {
+			return sizes, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, last
 }
 
 // putManifest puts the manifest where there is none. One that is there already is our own first try (then all is well),

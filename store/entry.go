@@ -54,6 +54,9 @@ type Entry struct {
 	HardlinkTo string
 	// Xattrs are extended attributes by full name.
 	Xattrs map[string][]byte
+	// Inline asks for the content of a small regular file to be kept in the manifest: for what differs in every
+	// generation. Where it is too much for that it is stored like any other.
+	Inline bool
 }
 
 // Bounds of an entry, those of Linux where it has one.
@@ -64,6 +67,8 @@ const (
 	maxXattrName   = 255
 	maxXattrValue  = 64 << 10
 	maxXattrs      = 256
+	maxInline      = 256 << 10 // of one file
+	maxInlineSum   = 4 << 20   // of a generation
 	modeMask       = 0o7777
 )
 
@@ -138,6 +143,8 @@ func (e Entry) fieldFault() string {
 		return fmt.Sprintf("size %d outside 0 to %d", e.Size, int64(maxFileSize))
 	case e.Size != 0 && !e.hasContent():
 		return "size without content of its own"
+	case e.Inline && !e.hasContent():
+		return "inline without content of its own"
 	case (e.Linkname != "") != (e.Type == TypeSymlink):
 		return "a symlink needs a link name, nothing else has one"
 	case len(e.Linkname) > maxPathLength || strings.ContainsRune(e.Linkname, 0):

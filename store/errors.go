@@ -30,15 +30,18 @@ func (e *TemporaryError) Unwrap() error { return e.Err }
 
 // Sentinels of Store.
 var (
-	// ErrCorrupt: bytes are not what was written. ErrHeadCorrupt, ErrManifestCorrupt and ErrPackCorrupt are kinds of it.
+	// ErrCorrupt: bytes are not what was written. The four that follow are kinds of it.
 	ErrCorrupt         = errors.New("corrupt")
+	ErrKeyCorrupt      = fmt.Errorf("data key %w", ErrCorrupt)
 	ErrHeadCorrupt     = fmt.Errorf("HEAD %w", ErrCorrupt)
 	ErrManifestCorrupt = fmt.Errorf("manifest %w", ErrCorrupt)
 	ErrPackCorrupt     = fmt.Errorf("pack %w", ErrCorrupt)
 	// ErrPackMissing: a manifest names a pack that the bucket does not hold. The manifest itself is sound, so this is
 	// not a kind of ErrCorrupt.
 	ErrPackMissing = errors.New("pack missing")
-	// ErrWrongKey: the object was sealed under another master key. It may be sound.
+	// ErrKeyMissing: the target's KEY object is gone, while HEAD is there.
+	ErrKeyMissing = errors.New("data key missing")
+	// ErrWrongKey: the target's data key was wrapped under a master key that is not in the ring. All may be sound.
 	ErrWrongKey = errors.New("wrong encryption key")
 	// ErrFenced: HEAD bears a newer epoch, or another generation took this number. Trying again cannot help.
 	ErrFenced = errors.New("fenced")

@@ -37,13 +37,13 @@ func (h Head) seal(keys *targetKeys) ([]byte, error) {
 	plain = binary.LittleEndian.AppendUint64(plain, uint64(h.Epoch))
 	plain = binary.LittleEndian.AppendUint64(plain, uint64(h.WrittenEpoch))
 	plain = append(plain, h.Manifest[:]...)
-	return headEnvelope.seal(keys, plain)
+	return headEnvelope.sealWith(keys, plain)
 }
 
-func headNonce(sealed []byte) [nonceSize]byte { return [nonceSize]byte(sealed[envelopeHeader:]) }
+func headNonce(sealed []byte) [nonceSize]byte { return [nonceSize]byte(sealed[envelopeStart:]) }
 
 func openHead(keys *targetKeys, sealed []byte) (Head, error) {
-	plain, err := headEnvelope.open(keys, sealed)
+	plain, err := headEnvelope.openWith(keys, sealed)
 	if err != nil {
 		return Head{}, err
 	}
@@ -73,7 +73,7 @@ func (h Head) condition() Condition {
 
 // Head reads HEAD of target. ErrNotFound where nothing was ever committed or fenced.
 func (s *Store) Head(ctx context.Context, target Target) (Head, error) {
-	keys, err := s.keysOf(target)
+	keys, err := s.keysOf(ctx, target)
 	if err != nil {
 		return Head{}, err
 	}
@@ -160,6 +160,10 @@ func (h Head) follows(old, next Head) bool {
 	return h.nonce == next.nonce || !next.sameGeneration(old) && h.sameGeneration(next)
 }
 
+func (h Head) parent() parent {
+	return parent{number: h.Number, epoch: h.WrittenEpoch, manifest: h.Manifest}
+}
+
 func (h Head) sameGeneration(other Head) bool {
 	return h.Number == other.Number && h.WrittenEpoch == other.WrittenEpoch && h.Manifest == other.Manifest
 }
@@ -167,18 +171,14 @@ func (h Head) sameGeneration(other Head) bool {
 // Fence raises HEAD's epoch and keeps its generation, so that no writer of an older epoch can commit any more. A target
 // without HEAD gets one without a generation. HEAD at this epoch already is success; at a newer one ErrFenced.
 func (s *Store) Fence(ctx context.Context, target Target, epoch int64) error {
-	keys, err := s.keysOf(target)
-	if err != nil {
-		return err
-	}
 	var last error
 	for range 10 {
-		old, err := s.headWithETag(ctx, target, keys)
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		old, keys, _, err := s.headToWrite(ctx, target)
+		if err != nil {
 			return fmt.Errorf("fence at epoch %d: %w", epoch, err)
 		}
 		switch {
-		case err == nil && old.Epoch == epoch:
+		case old.etag != "" && old.Epoch == epoch:
 			return nil
 		case old.Epoch > epoch:
 			return fmt.Errorf("fence %s at epoch %d: HEAD is at epoch %d: %w", target.Prefix(), epoch, old.Epoch, ErrFenced)

@@ -5,15 +5,15 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 )
 
-// Key is a master key. The keys that seal objects are derived from it, one set a target.
+// Key is a master key: it wraps the data keys of targets, and seals nothing else.
 type Key [32]byte
 
 // String hides the key from logs.
@@ -21,6 +21,24 @@ func (Key) String() string { return "store.Key(hidden)" }
 
 // GoString hides the key from %#v.
 func (k Key) GoString() string { return k.String() }
+
+// KeyID tells master keys apart, without saying anything of them.
+type KeyID [8]byte
+
+// String is the ID in hex.
+func (id KeyID) String() string { return hex.EncodeToString(id[:]) }
+
+// ID is derived from the key.
+func (k Key) ID() KeyID { return KeyID(k.derive("lifeboat/v1/id")) }
+
+// derive returns 32 bytes for one use. HKDF of 32 bytes to 32 bytes has no error to return.
+func (k Key) derive(use string) []byte {
+	out, err := hkdf.Key(sha256.New, k[:], nil, use, 32)
+	if err != nil {
+		return make([]byte, 0) // cut short, so that whoever uses it fails
+	}
+	return out
+}
 
 // ParseKey takes 32 raw bytes, or the same as hex or base64 text with white space around it, as a mounted Secret holds
 // it. Errors never show the bytes.
@@ -55,112 +73,85 @@ func decodeKeyText(text string) []byte {
 	return nil
 }
 
+// Keyring holds the master keys of an installation. The first wraps the data keys of new targets; the others only unwrap
+// those that were wrapped before a rotation.
+type Keyring []Key
+
+// ParseKeyring takes one key as ParseKey does, or several as text, a line each; empty lines do not count. ErrInvalid for
+// none, and for the same one twice.
+func ParseKeyring(b []byte) (Keyring, error) {
+	if len(b) == len(Key{}) { // raw bytes may hold anything, a newline too
+		key, err := ParseKey(b)
+		return Keyring{key}, err
+	}
+	var ring Keyring
+	for line := range bytes.Lines(b) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		key, err := ParseKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("key %d: %w", len(ring)+1, err)
+		}
+		if slices.Contains(ring, key) {
+			return nil, fmt.Errorf("key %d: it came before: %w", len(ring)+1, ErrInvalid)
+		}
+		ring = append(ring, key)
+	}
+	if len(ring) == 0 {
+		_, err := ParseKey(nil)
+		return nil, err
+	}
+	return ring, nil
+}
+
+// String hides the keys from logs.
+func (r Keyring) String() string { return fmt.Sprintf("store.Keyring(%d hidden)", len(r)) }
+
+// GoString hides the keys from %#v.
+func (r Keyring) GoString() string { return r.String() }
+
+func (r Keyring) find(id KeyID) (Key, bool) {
+	for _, key := range r {
+		if key.ID() == id {
+			return key, true
+		}
+	}
+	return Key{}, false
+}
+
 const (
-	checkSize = 8  // key check value
 	nonceSize = 12 // AES-GCM
 	tagSize   = 16 // AES-GCM
 )
 
-// targetKeys derives what seals the objects of one target.
+// targetKeys derives what seals the objects of one target from its data key.
 type targetKeys struct {
 	prefix string
-	secret []byte
-	check  [checkSize]byte
+	data   Key
+	// seed keys the hashes of blocks; zero is the hash of a block of zeros.
+	seed uint64
+	zero blockHash
 }
 
-func deriveKeys(master Key, target Target) (*targetKeys, error) {
-	prefix := target.Prefix()
-	secret, err := hkdf.Key(sha256.New, master[:], nil, "lifeboat/v1/target/"+prefix, len(master))
-	if err != nil {
-		return nil, fmt.Errorf("derive key of %s: %w", prefix, err)
+func newTargetKeys(prefix string, data Key) *targetKeys {
+	keys := &targetKeys{prefix: prefix, data: data}
+	if seed := data.derive("lifeboat/v1/hash/" + prefix); len(seed) >= 8 {
+		keys.seed = binary.LittleEndian.Uint64(seed)
 	}
-	check, err := hkdf.Expand(sha256.New, secret, "lifeboat/v1/check", checkSize)
-	if err != nil {
-		return nil, fmt.Errorf("derive key check of %s: %w", prefix, err)
-	}
-	return &targetKeys{prefix: prefix, secret: secret, check: [checkSize]byte(check)}, nil
+	keys.zero = hashBlock(zeroBlock[:], keys.seed)
+	return keys
 }
 
-// aead returns AES-256-GCM under the key of one purpose.
-func (k *targetKeys) aead(purpose string) (cipher.AEAD, error) {
-	key, err := hkdf.Expand(sha256.New, k.secret, "lifeboat/v1/"+purpose, 32)
-	if err != nil {
-		return nil, fmt.Errorf("derive key for %s: %w", purpose, err)
-	}
+// aead returns AES-256-GCM under the key of one use.
+func (k *targetKeys) aead(use string) (cipher.AEAD, error) {
+	return newAEAD(k.data.derive("lifeboat/v1/" + use + "/" + k.prefix))
+}
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, fmt.Errorf("cipher for %s: %w", purpose, err)
+		return nil, fmt.Errorf("make cipher: %w", err)
 	}
 	return cipher.NewGCM(block)
-}
-
-// envelope is how HEAD and manifests are sealed: magic, version, flags, key check, nonce, ciphertext with tag. The
-// additional data is purpose, target prefix and place.
-type envelope struct {
-	magic   string // 4 bytes
-	purpose string
-	place   []int64
-	corrupt error // the sentinel for what does not open
-}
-
-const (
-	formatVersion  = 1
-	envelopeHeader = 4 + 2 + 2 + checkSize
-	envelopeExtra  = envelopeHeader + nonceSize + tagSize
-)
-
-func (e envelope) additional(prefix string) []byte {
-	data := append([]byte(e.purpose), 0)
-	data = binary.LittleEndian.AppendUint16(data, formatVersion)
-	for _, n := range e.place {
-		data = binary.LittleEndian.AppendUint64(data, uint64(n))
-	}
-	return append(data, prefix...)
-}
-
-func (e envelope) seal(keys *targetKeys, plain []byte) ([]byte, error) {
-	aead, err := keys.aead(e.purpose)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, envelopeExtra+len(plain))
-	out = append(out, e.magic...)
-	out = binary.LittleEndian.AppendUint16(out, formatVersion)
-	out = binary.LittleEndian.AppendUint16(out, 0)
-	out = append(out, keys.check[:]...)
-	nonce := make([]byte, nonceSize)
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, fmt.Errorf("draw nonce: %w", err)
-	}
-	out = append(out, nonce...)
-	return aead.Seal(out, nonce, plain, e.additional(keys.prefix)), nil
-}
-
-func (e envelope) open(keys *targetKeys, sealed []byte) ([]byte, error) {
-	if len(sealed) < envelopeExtra || string(sealed[:4]) != e.magic {
-		return nil, fmt.Errorf("%w: no %s", e.corrupt, e.purpose)
-	}
-	if version := binary.LittleEndian.Uint16(sealed[4:]); version != formatVersion {
-		return nil, fmt.Errorf("%w: format version %d, this program reads %d", e.corrupt, version, formatVersion)
-	}
-	if flags := binary.LittleEndian.Uint16(sealed[6:]); flags != 0 {
-		return nil, fmt.Errorf("%w: unknown flags %#x", e.corrupt, flags)
-	}
-	aead, err := keys.aead(e.purpose)
-	if err != nil {
-		return nil, err
-	}
-	nonce, body := sealed[envelopeHeader:envelopeHeader+nonceSize], sealed[envelopeHeader+nonceSize:]
-	plain, err := aead.Open(nil, nonce, body, e.additional(keys.prefix))
-	sameKey := bytes.Equal(sealed[8:envelopeHeader], keys.check[:])
-	switch {
-	case err == nil && sameKey:
-		return plain, nil
-	case err != nil && !sameKey:
-		return nil, fmt.Errorf("%w: sealed under another key than the one given", ErrWrongKey)
-	case err == nil:
-		return nil, fmt.Errorf("%w: key check value damaged", e.corrupt)
-	default:
-		return nil, fmt.Errorf("%w: authentication failed", e.corrupt)
-	}
 }

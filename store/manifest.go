@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -30,33 +31,28 @@ type ContainerMeta struct {
 	RSSBytes    int64
 }
 
-// extent is a run of a file's content: zeros, or bytes that begin at offset of a frame and go on through the frames
-// that follow in the same pack.
-type extent struct {
-	zero   bool
-	pack   int
-	frame  int
-	offset int64
-	length int64
-}
-
-type record struct {
-	Entry
-	extents []extent
+// parent is the generation before, as HEAD named it. Number 0: there was none.
+type parent struct {
+	number   int64
+	epoch    int64
+	manifest [sha256.Size]byte
 }
 
 // manifest is all that is known of a generation but the content of its packs.
 type manifest struct {
 	meta    Meta
+	parent  parent
 	packs   []*packInfo
 	records []record
 }
 
-// Bounds of a manifest. A file of 1 TiB without a zero page takes about 100 MiB before compression.
+// Bounds of a manifest. 16 GiB of pages, no two of them neighbours, take about 30 MiB before compression.
 const (
 	maxManifestPlain  = 256 << 20
 	maxManifestSealed = 64 << 20
 	maxMetaString     = 4096
+	maxTask           = 255
+	maxPlace          = 1 << 52
 	maxNanosecond     = 999_999_999
 )
 
@@ -64,31 +60,57 @@ func manifestEnvelope(number, epoch int64) envelope {
 	return envelope{magic: "LBMF", purpose: "manifest", place: []int64{number, epoch}, corrupt: ErrManifestCorrupt}
 }
 
-func (m *manifest) encode() []byte {
-	var w wireWriter
-	m.encodeMeta(&w)
-	w.uint(uint64(len(m.packs)))
+// The sections of a manifest, each a column of values of one kind.
+const (
+	sectionMain   = iota // generation, packs, entries
+	sectionInline        // contents of inline entries
+	sectionRuns          // addresses of images
+	sectionPacks         // extents: pack
+	sectionStarts        // extents: first block, as the distance from where the last extent of that pack ended
+	sectionBlocks        // extents: blocks
+	sectionsCount
+)
+
+// manifestWriter has a writer for each section.
+type manifestWriter struct {
+	sections [sectionsCount]wireWriter
+	ends     map[int]int // by pack, where its last extent ended
+}
+
+func (m *manifest) encode() [][]byte {
+	w := &manifestWriter{ends: map[int]int{}}
+	main := &w.sections[sectionMain]
+	m.encodeMeta(main)
+	main.uint(uint64(len(m.packs)))
 	for _, pack := range m.packs {
-		pack.encode(&w)
+		pack.encode(main)
 	}
-	w.uint(uint64(len(m.records)))
+	main.uint(uint64(len(m.records)))
 	for i := range m.records {
-		m.records[i].encode(&w)
+		m.records[i].encode(w)
 	}
-	return w.buf
+	var sections [][]byte
+	for i := range w.sections {
+		sections = append(sections, w.sections[i].buf)
+	}
+	return sections
 }
 
 func (m *manifest) seal(keys *targetKeys) ([]byte, error) {
-	plain := m.encode()
-	if len(plain) > maxManifestPlain {
-		return nil, fmt.Errorf("encode manifest: %d bytes, more than the %d that one may have: protect less, "+
-			"or fewer files: %w", len(plain), maxManifestPlain, ErrInvalid)
+	sections := m.encode()
+	var plain int
+	for _, section := range sections {
+		plain += len(section)
 	}
-	packed, err := compressAll(plain)
+	if plain > maxManifestPlain {
+		return nil, fmt.Errorf("encode manifest: %d bytes, more than the %d that one may have: protect less, "+
+			"or fewer files: %w", plain, maxManifestPlain, ErrInvalid)
+	}
+	packed, err := packSections(sections)
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := manifestEnvelope(m.meta.Number, m.meta.Epoch).seal(keys, packed)
+	sealed, err := manifestEnvelope(m.meta.Number, m.meta.Epoch).sealWith(keys, packed)
 	if err == nil && len(sealed) > maxManifestSealed {
 		return nil, fmt.Errorf("seal manifest: %d bytes, more than the %d that one may have: protect less, "+
 			"or fewer files: %w", len(sealed), maxManifestSealed, ErrInvalid)
@@ -97,15 +119,15 @@ func (m *manifest) seal(keys *targetKeys) ([]byte, error) {
 }
 
 func openManifest(keys *targetKeys, number, epoch int64, sealed []byte) (*manifest, error) {
-	packed, err := manifestEnvelope(number, epoch).open(keys, sealed)
+	packed, err := manifestEnvelope(number, epoch).openWith(keys, sealed)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := decompressAll(packed, maxManifestPlain)
+	sections, err := unpackSections(packed, sectionsCount, maxManifestPlain)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrManifestCorrupt, err)
 	}
-	m, err := decodeManifest(plain)
+	m, err := decodeManifest(sections)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrManifestCorrupt, err) // not %w: ErrInvalid is about what a caller hands in
 	}
@@ -115,67 +137,87 @@ func openManifest(keys *targetKeys, number, epoch int64, sealed []byte) (*manife
 	return m, nil
 }
 
-func decodeManifest(plain []byte) (*manifest, error) {
-	r := &wireReader{buf: plain}
+// manifestReader has a reader for each section.
+type manifestReader struct {
+	sections [sectionsCount]wireReader
+	ends     map[int]int
+}
+
+// err is the first fault of any section, or what is left over at the end.
+func (r *manifestReader) err(end bool) error {
+	for i := range r.sections {
+		if err := r.sections[i].err; err != nil {
+			return err
+		}
+		if end && len(r.sections[i].buf) != 0 {
+			return fmt.Errorf("%d bytes after the end of section %d", len(r.sections[i].buf), i)
+		}
+	}
+	return nil
+}
+
+func decodeManifest(sections [][]byte) (*manifest, error) {
+	if len(sections) != sectionsCount {
+		return nil, fmt.Errorf("%d sections, want %d", len(sections), sectionsCount)
+	}
+	r := &manifestReader{ends: map[int]int{}}
+	for i, section := range sections {
+		r.sections[i].buf = section
+	}
+	main := &r.sections[sectionMain]
 	m := &manifest{}
-	m.decodeMeta(r)
-	for i, n := 0, r.count(packInfoMinimum); i < n && r.err == nil; i++ {
-		pack, err := decodePackInfo(r)
+	m.decodeMeta(main)
+	for i, n := 0, main.count(packInfoMinimum); i < n && main.err == nil; i++ {
+		pack, err := decodePackInfo(main)
 		if err != nil {
 			return nil, fmt.Errorf("pack %d: %w", i, err)
 		}
 		m.packs = append(m.packs, pack)
 	}
-	tree := newTree()
-	for i, n := 0, r.count(recordMinimum); i < n && r.err == nil; i++ {
-		rec := decodeRecord(r)
-		if r.err != nil {
-			break
+	tree, tasks := newTree(), map[string]bool{}
+	for i, n := 0, main.count(recordMinimum); i < n; i++ {
+		rec := m.decodeRecord(r)
+		if err := r.err(false); err != nil {
+			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 		if err := m.check(tree, rec); err != nil {
 			return nil, err
 		}
+		if rec.task != "" && tasks[rec.task] {
+			return nil, fmt.Errorf("entry %q: task %q has another image", rec.Path, rec.task)
+		}
+		tasks[rec.task] = true
 		m.records = append(m.records, rec)
 	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	if len(r.buf) != 0 {
-		return nil, fmt.Errorf("%d bytes after the end", len(r.buf))
-	}
-	return m, nil
+	return m, r.err(true)
 }
 
+// check refuses a record that does not fit into the manifest.
 func (m *manifest) check(tree *tree, rec record) error {
 	if err := rec.Validate(); err != nil {
 		return err
 	}
-	if err := tree.add(rec.Entry); err != nil {
+	if err := tree.add(rec.Entry); err != nil { // takes valid entries only
 		return err
 	}
-	var total int64
+	var blocks int64
 	for _, ext := range rec.extents {
-		if ext.length <= 0 || ext.length > rec.Size-total {
-			return fmt.Errorf("entry %q: extents and size %d differ", rec.Path, rec.Size)
+		if ext.pack != zeroPack && (ext.pack >= len(m.packs) || ext.at+int(ext.blocks) > m.packs[ext.pack].blocks) {
+			return fmt.Errorf("entry %q: content outside of its pack", rec.Path)
 		}
-		total += ext.length
-		if !ext.zero && !m.holds(ext) {
-			return fmt.Errorf("entry %q: extent outside its pack", rec.Path)
+		if blocks += ext.blocks; blocks > blocksOf(maxFileSize) {
+			return fmt.Errorf("entry %q: more content than any file has", rec.Path)
 		}
 	}
-	if total != rec.Size {
-		return fmt.Errorf("entry %q: extents hold %d bytes of %d", rec.Path, total, rec.Size)
+	if !rec.Inline && blocks != blocksOf(rec.Size) {
+		return fmt.Errorf("entry %q: %d bytes in %d blocks", rec.Path, rec.Size, blocks)
+	}
+	if rec.task != "" {
+		if fault := rec.imageFault(); fault != "" {
+			return fmt.Errorf("entry %q: %s", rec.Path, fault)
+		}
 	}
 	return nil
-}
-
-func (m *manifest) holds(ext extent) bool {
-	if ext.pack >= len(m.packs) || ext.frame >= len(m.packs[ext.pack].frames) {
-		return false
-	}
-	pack := m.packs[ext.pack]
-	first := pack.frames[ext.frame]
-	return ext.offset < int64(first.raw) && ext.length <= pack.raw-first.before-ext.offset
 }
 
 func (m *manifest) encodeMeta(w *wireWriter) {
@@ -198,6 +240,9 @@ func (m *manifest) encodeMeta(w *wireWriter) {
 		w.string(meta.Requirements[name])
 	}
 	encodeTime(w, meta.Created)
+	w.int(m.parent.number)
+	w.int(m.parent.epoch)
+	w.raw(m.parent.manifest[:])
 }
 
 func (m *manifest) decodeMeta(r *wireReader) {
@@ -220,78 +265,33 @@ func (m *manifest) decodeMeta(r *wireReader) {
 		}
 	}
 	m.meta.Created = decodeTime(r)
+	m.parent.number = r.int()
+	m.parent.epoch = r.int()
+	copy(m.parent.manifest[:], r.raw(sha256.Size))
 }
 
-// recordMinimum is the fewest bytes of an encoded record: every field takes one.
-const recordMinimum = 12
+// packInfoMinimum is the fewest bytes of an encoded packInfo.
+const packInfoMinimum = 16 + 1 + 1 + sha256.Size + 1 + 1
 
-func (rec *record) encode(w *wireWriter) {
-	w.uint(uint64(rec.Type))
-	w.uint(boolBit(rec.Opaque))
-	w.string(rec.Path)
-	w.uint(uint64(rec.Mode))
-	w.uint(uint64(rec.UID))
-	w.uint(uint64(rec.GID))
-	encodeTime(w, rec.ModTime)
-	w.uint(uint64(rec.Size))
-	w.string(rec.Linkname)
-	w.string(rec.HardlinkTo)
-	w.uint(uint64(len(rec.Xattrs)))
-	for _, name := range slices.Sorted(maps.Keys(rec.Xattrs)) {
-		w.string(name)
-		w.string(string(rec.Xattrs[name]))
-	}
-	w.uint(uint64(len(rec.extents)))
-	for _, ext := range rec.extents {
-		ext.encode(w)
-	}
+func (p *packInfo) encode(w *wireWriter) {
+	w.raw(p.id[:])
+	w.int(p.number)
+	w.int(p.epoch)
+	w.raw(p.sum[:])
+	w.uint(uint64(p.size))
+	w.uint(uint64(p.blocks))
 }
 
-func decodeRecord(r *wireReader) record {
-	var rec record
-	rec.Type = Type(r.max(255))
-	rec.Opaque = r.max(1) == 1
-	rec.Path = r.string(maxPathLength)
-	rec.Mode = uint32(r.max(modeMask))
-	rec.UID = uint32(r.max(1<<32 - 1))
-	rec.GID = uint32(r.max(1<<32 - 1))
-	rec.ModTime = decodeTime(r)
-	rec.Size = r.max(maxFileSize)
-	rec.Linkname = r.string(maxPathLength)
-	rec.HardlinkTo = r.string(maxPathLength)
-	if n := r.count(2); n > 0 {
-		rec.Xattrs = make(map[string][]byte)
-		for i := 0; i < n && r.err == nil; i++ {
-			name := r.string(maxXattrName)
-			rec.Xattrs[name] = []byte(r.string(maxXattrValue))
-		}
+func decodePackInfo(r *wireReader) (*packInfo, error) {
+	p := &packInfo{}
+	copy(p.id[:], r.raw(len(p.id)))
+	p.number, p.epoch = r.int(), r.int()
+	copy(p.sum[:], r.raw(len(p.sum)))
+	p.size, p.blocks = r.max(maxPackSize), int(r.max(maxBlocks))
+	if r.err != nil {
+		return nil, r.err
 	}
-	for i, n := 0, r.count(2); i < n && r.err == nil; i++ {
-		rec.extents = append(rec.extents, decodeExtent(r))
-	}
-	return rec
-}
-
-// encode: pack number + 1, or 0 for zeros; then frame and offset unless zeros; then the length.
-func (ext extent) encode(w *wireWriter) {
-	if ext.zero {
-		w.uint(0)
-	} else {
-		w.uint(uint64(ext.pack) + 1)
-		w.uint(uint64(ext.frame))
-		w.uint(uint64(ext.offset))
-	}
-	w.uint(uint64(ext.length))
-}
-
-func decodeExtent(r *wireReader) extent {
-	pack := r.max(1 << 32)
-	if pack == 0 {
-		return extent{zero: true, length: r.max(maxFileSize)}
-	}
-	return extent{
-		pack: int(pack - 1), frame: int(r.max(maxFrames)), offset: r.max(maxFrameRaw), length: r.max(maxFrames * maxFrameRaw),
-	}
+	return p, p.validate()
 }
 
 func encodeTime(w *wireWriter, t time.Time) {

@@ -5,32 +5,45 @@ import (
 	"sync"
 )
 
-// Store reads and writes generations in one bucket under one master key. Its methods may be called concurrently.
+// Store reads and writes generations in one bucket under one ring of master keys. Its methods may be called
+// concurrently.
 type Store struct {
 	bucket Bucket
-	key    Key
+	keys   Keyring
+
+	mu sync.Mutex
+	// unwrapped are the keys of targets seen lately, by prefix. A data key never changes.
+	unwrapped map[string]*targetKeys
 }
+
+// maxUnwrapped bounds what a Store remembers; a node has far fewer targets.
+const maxUnwrapped = 1024
 
 // New makes a Store. It does not call the bucket.
-func New(bucket Bucket, key Key) *Store {
-	return &Store{bucket: bucket, key: key}
+func New(bucket Bucket, keys Keyring) *Store {
+	return &Store{bucket: bucket, keys: keys, unwrapped: map[string]*targetKeys{}}
 }
 
-// Generation is what a commit made durable.
-type Generation struct {
-	Number int64
-	Epoch  int64
-	// StoredBytes is what the bucket took: packs and manifest.
-	StoredBytes int64
-	// Puts counts the objects written, HEAD included; retries are not counted.
-	Puts int
+func (s *Store) cached(prefix string) *targetKeys {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unwrapped[prefix]
 }
 
-func (s *Store) keysOf(target Target) (*targetKeys, error) {
-	if err := target.Validate(); err != nil {
-		return nil, err
+func (s *Store) keep(keys *targetKeys) *targetKeys {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.unwrapped) >= maxUnwrapped {
+		clear(s.unwrapped)
 	}
-	return deriveKeys(s.key, target)
+	s.unwrapped[keys.prefix] = keys
+	return keys
+}
+
+func (s *Store) forget(prefix string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unwrapped, prefix)
 }
 
 // inParallel calls fn for 0 to n-1, at most limit at a time, and returns the first error; it ends the others' ctx.

@@ -43,11 +43,15 @@ func (t Target) Prefix() string {
 
 func (t Target) headKey() string { return t.Prefix() + "HEAD" }
 
+func (t Target) keyKey() string { return t.Prefix() + "KEY" }
+
 func (t Target) manifestKey(number, epoch int64) string {
 	return t.Prefix() + "gen/" + strconv.FormatInt(number, 10) + "-" + strconv.FormatInt(epoch, 10) + "/manifest"
 }
 
-func (t Target) packKey(id packID) string { return t.Prefix() + "packs/" + id.String() }
+func (t Target) packsPrefix() string { return t.Prefix() + "packs/" }
+
+func (t Target) packKey(id packID) string { return t.packsPrefix() + id.String() }
 
 func plainName(s string) bool {
 	if s == "" || s[0] == '.' || len(s) > maxNameLength {

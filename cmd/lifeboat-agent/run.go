@@ -162,11 +162,11 @@ func (a *agent) sweep(ctx context.Context) error {
 func openStore(ctx context.Context, c *config) (*store.Store, error) {
 	text, err := os.ReadFile(c.keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("read master key: %w; mount the Secret lifeboat-key there", err)
+		return nil, fmt.Errorf("read master keys: %w; mount the Secret lifeboat-key there", err)
 	}
-	key, err := store.ParseKey(text)
+	keys, err := store.ParseKeyring(text)
 	if err != nil {
-		return nil, fmt.Errorf("read master key %s: %w", c.keyFile, err)
+		return nil, fmt.Errorf("read master keys %s: %w", c.keyFile, err)
 	}
 	bucket, err := open.Bucket(ctx, c.bucket)
 	if err != nil {
@@ -175,7 +175,7 @@ func openStore(ctx context.Context, c *config) (*store.Store, error) {
 	if err := shared(c.bucket, "/"); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", c.bucket, err)
 	}
-	return store.New(bucket, key), nil
+	return store.New(bucket, keys), nil
 }
 
 // newRunc writes the CRIU configuration to the host and finds the runtime that `install` noted.

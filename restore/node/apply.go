@@ -4,46 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/dir"
 )
 
 // errApply marks failures of this node while the state was written to the pod.
 var errApply = errors.New("the state could not be applied")
 
-// trees are the places of a new container that a generation is applied to, by the first parts of an entry's path.
+// trees are the places of a new container that a generation is applied to, by the first parts of an entry's path. They
+// are a store.Sink whose errors are all errApply. What it may touch is bounded by their roots.
 type trees struct {
 	container string
-	images    *os.Root
-	layer     *os.Root
-	shm       *os.Root
-	volumes   map[string]*os.Root
-	// folders are the folders made, whose times are set last, for every file put into them moves theirs.
-	folders []folder
-	bytes   int64
+	images    tree
+	layer     tree
+	shm       tree
+	volumes   map[string]tree
 }
 
-type folder struct {
-	root  *os.Root
-	name  string
-	mtime time.Time
+// tree is one place; the zero value is one that the pod does not have.
+type tree struct {
+	root *os.Root
+	sink *dir.Sink
 }
 
 // openTrees opens the image folder, the root file system, the emptyDir volumes and /dev/shm of the container of req,
 // and empties the volumes.
 func (p *Preparer) openTrees(req handover.PrepareRequest, imagePath string) (_ *trees, err error) {
-	t := &trees{container: req.Container, volumes: map[string]*os.Root{}}
+	t := &trees{container: req.Container, volumes: map[string]tree{}}
 	defer func() {
 		if err != nil {
 			t.close()
@@ -54,25 +49,28 @@ func (p *Preparer) openTrees(req handover.PrepareRequest, imagePath string) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errApply, err)
 	}
-	open := func(seen string) (root *os.Root) {
+	open := func(seen string, sink func(*os.Root) *dir.Sink) (opened tree) {
 		if err == nil {
-			root, err = os.OpenRoot(seen)
+			opened.root, err = os.OpenRoot(seen)
 		}
-		return root
+		if err == nil {
+			opened.sink = sink(opened.root)
+		}
+		return opened
 	}
-	t.images = open(filepath.Join(p.options.HostRoot, imagePath))
-	t.layer = open(filepath.Join(bundle, "rootfs"))
+	t.images = open(filepath.Join(p.options.HostRoot, imagePath), dir.New)
+	t.layer = open(filepath.Join(bundle, "rootfs"), dir.NewLayer)
 	for name, source := range mounts.Volumes {
-		t.volumes[name] = open(filepath.Join(p.options.HostRoot, source))
+		t.volumes[name] = open(filepath.Join(p.options.HostRoot, source), dir.New)
 	}
 	if mounts.SHM != "" {
-		t.shm = open(filepath.Join(p.options.HostRoot, mounts.SHM))
+		t.shm = open(filepath.Join(p.options.HostRoot, mounts.SHM), dir.New)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: open folders of the pod: %w", errApply, err)
 	}
 	for name, volume := range t.volumes {
-		if err := empty(volume); err != nil {
+		if err := empty(volume.root); err != nil {
 			return nil, fmt.Errorf("%w: empty volume %s: %w", errApply, name, err)
 		}
 	}
@@ -136,205 +134,118 @@ func empty(root *os.Root) error {
 }
 
 func (t *trees) close() {
-	for _, root := range t.volumes {
-		closeRoot(root)
+	for _, volume := range t.volumes {
+		volume.close()
 	}
-	closeRoot(t.images)
-	closeRoot(t.layer)
-	closeRoot(t.shm)
+	t.images.close()
+	t.layer.close()
+	t.shm.close()
 }
 
-func closeRoot(root *os.Root) {
-	if root != nil {
-		root.Close()
+func (t tree) close() {
+	if t.root != nil {
+		t.root.Close()
 	}
 }
 
-// apply writes one entry. What it may touch is bounded by the roots; what it may make are files, folders, symbolic and
-// hard links, fifos and, in the layer, absences.
-func (t *trees) apply(entry store.Entry, content io.Reader) error {
-	root, name, err := t.locate(entry.Path)
-	source := &remembering{from: content}
+// Make implements store.Sink.
+func (t *trees) Make(entry store.Entry) error {
+	return t.apply(entry, func(sink *dir.Sink, e store.Entry) error { return sink.Make(e) })
+}
+
+// Open implements store.Sink.
+func (t *trees) Open(entry store.Entry) (store.File, error) {
+	var file store.File
+	err := t.apply(entry, func(sink *dir.Sink, e store.Entry) (err error) {
+		file, err = sink.Open(e)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return appliedFile{file}, nil
+}
+
+// Finish implements store.Sink.
+func (t *trees) Finish(entry store.Entry) error {
+	return t.apply(entry, func(sink *dir.Sink, e store.Entry) error { return sink.Finish(e) })
+}
+
+func (t *trees) apply(entry store.Entry, do func(*dir.Sink, store.Entry) error) error {
+	sink, e, err := t.locate(entry)
 	if err == nil {
-		err = t.write(root, name, entry, source)
+		err = do(sink, e)
 	}
-	if source.err != nil {
-		return fmt.Errorf("read %s: %w", entry.Path, source.err)
+	return applied(err)
+}
+
+// applied marks what went wrong on this node.
+func applied(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errApply, err)
+}
+
+type appliedFile struct{ store.File }
+
+// WriteAt implements store.File.
+func (f appliedFile) WriteAt(p []byte, offset int64) (int, error) {
+	n, err := f.File.WriteAt(p, offset)
+	return n, applied(err)
+}
+
+// Close implements store.File.
+func (f appliedFile) Close() error { return applied(f.File.Close()) }
+
+// locate finds the tree that an entry belongs to, and the entry as it is in there.
+func (t *trees) locate(entry store.Entry) (*dir.Sink, store.Entry, error) {
+	found, name, err := t.find(entry.Path)
+	if err == nil && found.root == t.images.root && (entry.Type != store.TypeRegular || entry.HardlinkTo != "") {
+		// CRIU would follow it, as root.
+		err = errors.New("an image must be a file of its own")
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s %s: %w", errApply, entry.Type, entry.Path, err)
+		return nil, entry, fmt.Errorf("%s %s: %w", entry.Type, entry.Path, err)
 	}
-	t.bytes += entry.Size
-	return nil
-}
-
-// remembering keeps the error of the bucket's side apart from those of this node.
-type remembering struct {
-	from io.Reader
-	err  error
-}
-
-func (r *remembering) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	if err != nil && err != io.EOF {
-		r.err = err
+	if entry.HardlinkTo != "" {
+		target, first, err := t.find(entry.HardlinkTo)
+		if err == nil && target.root != found.root {
+			err = errors.New("a hard link leaves its tree")
+		}
+		if err != nil {
+			return nil, entry, fmt.Errorf("%s %s: %w", entry.Type, entry.Path, err)
+		}
+		entry.HardlinkTo = first
 	}
-	return n, err
+	entry.Path = name
+	return found.sink, entry, nil
 }
 
-// locate finds the root that an entry belongs to and its name in there.
-func (t *trees) locate(entryPath string) (*os.Root, string, error) {
+// find finds the tree of a path and the name in there.
+func (t *trees) find(entryPath string) (tree, string, error) {
 	first, rest, _ := strings.Cut(entryPath, "/")
 	switch first {
 	case layout.Images:
 		container, image, _ := strings.Cut(rest, "/")
 		if container != t.container || image == "" || strings.Contains(image, "/") {
-			return nil, "", fmt.Errorf("the generation is of container %q", container)
+			return tree{}, "", fmt.Errorf("the generation is of container %q", container)
 		}
 		return t.images, image, nil
 	case layout.Layer:
 		return t.layer, path.Clean("./" + rest), nil
 	case layout.SHM:
-		if t.shm == nil {
-			return nil, "", errors.New("the pod has no /dev/shm of its own")
+		if t.shm.root == nil {
+			return tree{}, "", errors.New("the pod has no /dev/shm of its own")
 		}
 		return t.shm, path.Clean("./" + rest), nil
 	case layout.Volumes:
 		volume, name, _ := strings.Cut(rest, "/")
-		root, ok := t.volumes[volume]
+		found, ok := t.volumes[volume]
 		if !ok {
-			return nil, "", fmt.Errorf("the pod has no emptyDir volume %q", volume)
+			return tree{}, "", fmt.Errorf("the pod has no emptyDir volume %q", volume)
 		}
-		return root, path.Clean("./" + name), nil
+		return found, path.Clean("./" + name), nil
 	}
-	return nil, "", fmt.Errorf("unknown tree %q", first)
-}
-
-func (t *trees) write(root *os.Root, name string, entry store.Entry, content io.Reader) error {
-	if entry.Type == store.TypeDir {
-		return t.writeDir(root, name, entry)
-	}
-	if name == "." {
-		return errors.New("the root of a tree must be a folder")
-	}
-	if err := root.RemoveAll(name); err != nil {
-		return err
-	}
-	switch {
-	case entry.Type == store.TypeWhiteout:
-		if root != t.layer {
-			return errors.New("whiteouts belong to the writable layer alone")
-		}
-		return nil
-	case entry.HardlinkTo != "":
-		target, first, err := t.locate(entry.HardlinkTo)
-		if err != nil {
-			return err
-		}
-		if target != root {
-			return errors.New("a hard link leaves its tree")
-		}
-		return root.Link(first, name)
-	case entry.Type == store.TypeSymlink:
-		if err := root.Symlink(entry.Linkname, name); err != nil {
-			return err
-		}
-		return root.Lchown(name, int(entry.UID), int(entry.GID))
-	case entry.Type == store.TypeFIFO:
-		return t.writeFIFO(root, name, entry)
-	case entry.Type == store.TypeRegular:
-		return t.writeFile(root, name, entry, content)
-	}
-	return errors.New("no such entry may be restored")
-}
-
-func (t *trees) writeDir(root *os.Root, name string, entry store.Entry) error {
-	if name != "." {
-		info, err := root.Lstat(name)
-		if err == nil && (!info.IsDir() || entry.Opaque) {
-			if err := root.RemoveAll(name); err != nil {
-				return err
-			}
-			err = fs.ErrNotExist
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = root.Mkdir(name, 0o700)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	t.folders = append(t.folders, folder{root: root, name: name, mtime: entry.ModTime})
-	f, err := root.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return attributes(f, entry)
-}
-
-func (t *trees) writeFile(root *os.Root, name string, entry store.Entry, content io.Reader) error {
-	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	n, err := io.Copy(f, content)
-	if err != nil {
-		return err
-	}
-	if n != entry.Size {
-		return fmt.Errorf("content has %d bytes, not %d", n, entry.Size)
-	}
-	if err := attributes(f, entry); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return root.Chtimes(name, entry.ModTime, entry.ModTime)
-}
-
-func (t *trees) writeFIFO(root *os.Root, name string, entry store.Entry) error {
-	parent, err := root.Open(path.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	if err := unix.Mknodat(int(parent.Fd()), path.Base(name), unix.S_IFIFO|entry.Mode&0o777, 0); err != nil {
-		return &fs.PathError{Op: "mkfifo", Path: name, Err: err}
-	}
-	return root.Lchown(name, int(entry.UID), int(entry.GID))
-}
-
-// attributes sets owner, mode and extended attributes, in this order, for a change of owner takes set-user-id bits and
-// capabilities away.
-func attributes(f *os.File, entry store.Entry) error {
-	fd := int(f.Fd())
-	if err := unix.Fchown(fd, int(entry.UID), int(entry.GID)); err != nil {
-		return &fs.PathError{Op: "chown", Path: f.Name(), Err: err}
-	}
-	if err := unix.Fchmod(fd, entry.Mode&0o7777); err != nil {
-		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
-	}
-	for name, value := range entry.Xattrs {
-		if strings.HasPrefix(name, "trusted.") {
-			return fmt.Errorf("extended attribute %s may not be restored", name)
-		}
-		if err := unix.Fsetxattr(fd, name, value, 0); err != nil {
-			return &fs.PathError{Op: "setxattr " + name, Path: f.Name(), Err: err}
-		}
-	}
-	return nil
-}
-
-// finish sets the folders' times, the deepest first.
-func (t *trees) finish() error {
-	for i := len(t.folders) - 1; i >= 0; i-- {
-		f := t.folders[i]
-		if err := f.root.Chtimes(f.name, f.mtime, f.mtime); err != nil {
-			return fmt.Errorf("%w: set times of %s: %w", errApply, f.name, err)
-		}
-	}
-	return nil
+	return tree{}, "", fmt.Errorf("unknown tree %q", first)
 }

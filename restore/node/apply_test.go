@@ -3,7 +3,6 @@ package node
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -39,27 +38,39 @@ func TestApply(t *testing.T) {
 	trees, err := p.openTrees(req, "/images")
 	require.NoError(t, err)
 	defer trees.close()
+	var made []store.Entry
+	add := func(e store.Entry) {
+		require.NoError(t, trees.Make(e))
+		made = append(made, e)
+	}
 	file := func(path, content string) {
 		e := entry(store.TypeRegular, path)
 		e.Mode, e.Size = 0o4750, int64(len(content))
-		require.NoError(t, trees.apply(e, strings.NewReader(content)))
+		add(e)
+		f, err := trees.Open(e)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte(content), 0)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
 	}
-	require.NoError(t, trees.apply(entry(store.TypeDir, "layer"), nil))
-	require.NoError(t, trees.apply(entry(store.TypeDir, "layer/etc"), nil))
+	add(entry(store.TypeDir, "layer"))
+	add(entry(store.TypeDir, "layer/etc"))
 	file("layer/etc/new", "new")
-	require.NoError(t, trees.apply(entry(store.TypeWhiteout, "layer/etc/old"), nil))
+	add(entry(store.TypeWhiteout, "layer/etc/old"))
 	link := entry(store.TypeRegular, "layer/etc/hard")
 	link.HardlinkTo = "layer/etc/new"
-	require.NoError(t, trees.apply(link, nil))
+	add(link)
 	symlink := entry(store.TypeSymlink, "layer/etc/symbolic")
 	symlink.Linkname = "/nowhere"
-	require.NoError(t, trees.apply(symlink, nil))
-	require.NoError(t, trees.apply(entry(store.TypeDir, "volumes/logs"), nil))
+	add(symlink)
+	add(entry(store.TypeDir, "volumes/logs"))
 	file("volumes/logs/train.log", "step=1\n")
-	require.NoError(t, trees.apply(entry(store.TypeFIFO, "volumes/logs/pipe"), nil))
+	add(entry(store.TypeFIFO, "volumes/logs/pipe"))
 	file("shm/sem.x", "sem")
 	file("images/main/pages-1.img", "pages")
-	require.NoError(t, trees.finish())
+	for _, e := range made {
+		require.NoError(t, trees.Finish(e))
+	}
 
 	volume := filepath.Join(host, "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs")
 	require.NoFileExists(t, filepath.Join(volume, "of-an-init-container"))
@@ -94,7 +105,7 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 		{"folder of images", entry(store.TypeRegular, "images/main/sub/pages-1.img"), "of container"},
 		{"unknown tree", entry(store.TypeRegular, "host/etc/shadow"), "unknown tree"},
 		{"whiteout in a volume", entry(store.TypeWhiteout, "volumes/logs/x"), "writable layer alone"},
-		{"root that is a file", entry(store.TypeRegular, "layer"), "must be a folder"},
+		{"root that is a file", entry(store.TypeRegular, "layer"), "want a dir"},
 		{"hard link to another tree", func() store.Entry {
 			e := entry(store.TypeRegular, "volumes/logs/x")
 			e.HardlinkTo = "layer/etc/old"
@@ -105,6 +116,11 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 			e.Xattrs = map[string][]byte{"trusted.overlay.redirect": []byte("/")}
 			return e
 		}(), "may not be restored"},
+		{"image that is a symbolic link", func() store.Entry {
+			e := entry(store.TypeSymlink, "images/main/core-1.img")
+			e.Linkname = "/etc/shadow"
+			return e
+		}(), "file of its own"},
 		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layer/out/x"), "escapes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -113,7 +129,7 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 			trees, err := p.openTrees(req, "/images")
 			require.NoError(t, err)
 			defer trees.close()
-			err = trees.apply(c.entry, strings.NewReader(""))
+			err = trees.Make(c.entry)
 			require.ErrorIs(t, err, errApply)
 			require.ErrorContains(t, err, c.fault)
 		})

@@ -41,6 +41,8 @@ const (
 	prepareTime = 90 * time.Second
 	// tryEvery is the first wait between two steps, tryAtMost the longest.
 	tryEvery, tryAtMost = 250 * time.Millisecond, 4 * time.Second
+	// fetchAttempts is how often a fetch goes on before the claim is tried anew, from its beginning.
+	fetchAttempts = 4
 )
 
 // errRefused: the container must not start, and asking again makes no sense.
@@ -222,10 +224,33 @@ func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1
 		return 0, err
 	}
 	defer trees.close()
-	if err := reader.Fetch(ctx, trees.apply); err != nil {
+	if err := run(ctx, reader.Fetch(trees)); err != nil {
 		return 0, err
 	}
-	return trees.bytes, trees.finish()
+	var bytes int64
+	for entry := range reader.Entries() {
+		bytes += entry.Size
+	}
+	return bytes, nil
+}
+
+// run runs a fetch, a few times where something other than this node stands in its way: what came before is not fetched
+// again.
+func run(ctx context.Context, fetch *store.Fetch) error {
+	wait := tryEvery
+	for range fetchAttempts - 1 {
+		err := fetch.Run(ctx)
+		if err == nil || errors.Is(err, errApply) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+			wait *= 2
+		}
+	}
+	return fetch.Run(ctx)
 }
 
 // makeFolders makes the folders that a restore of the container needs. From then on Sweep leaves them alone.

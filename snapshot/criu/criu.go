@@ -20,7 +20,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/checkpoint-restore/go-criu/v7/stats"
+	"github.com/checkpoint-restore/go-criu/v7/crit"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
@@ -164,17 +165,15 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w: it is %s", id, snapshot.ErrNotFrozen, status)
 	}
 	dump := snapshot.Dump{Images: r.seen(images)}
-	workDir, err := os.Open(r.seen(work))
-	if err != nil {
-		return dump, fmt.Errorf("open %s: %w", work, err)
-	}
-	defer workDir.Close()
-	counted, err := stats.CriuGetDumpStats(workDir)
+	counted, err := decode(filepath.Join(r.seen(work), crit.StatsDump), &stats.StatsEntry{})
 	if err != nil {
 		return dump, fmt.Errorf("read CRIU's statistics of container %s: %w", id, err)
 	}
-	dump.RSSBytes = int64(counted.GetPagesWritten()) * int64(os.Getpagesize())
-	return dump, nil
+	if entry, ok := counted[0].Message.(*stats.StatsEntry); ok {
+		dump.RSSBytes = int64(entry.GetDump().GetPagesWritten()) * int64(os.Getpagesize())
+	}
+	dump.Memory, err = memoryOf(dump.Images)
+	return dump, err
 }
 
 // seen is a host path as this process sees it.

@@ -228,18 +228,16 @@ func raceIfMatch(t *testing.T, b store.Bucket) {
 
 // raceWriters is the reason for the conditions: of 64 writers of a generation one commits, and all others are told.
 func raceWriters(t *testing.T, b store.Bucket) {
-	s := store.New(b, store.Key{1})
+	s := store.New(b, store.Keyring{{1}})
 	target := store.Target{Cluster: "c", Namespace: "ns", Name: "name", UID: "uid"}
 	for number := range int64(3) {
 		winner := raceForGeneration(t, s, target, number+1)
 		r, err := s.Open(t.Context(), target, number+1, 0)
 		require.NoError(t, err)
 		require.Equal(t, winner, r.Meta().Node)
-		require.NoError(t, r.Fetch(t.Context(), func(_ store.Entry, content io.Reader) error {
-			got, err := io.ReadAll(content)
-			require.Equal(t, winner, string(got))
-			return err
-		}))
+		got := &oneFile{}
+		require.NoError(t, r.Fetch(got).Run(t.Context()))
+		require.Equal(t, winner, string(got.body))
 	}
 }
 
@@ -267,8 +265,17 @@ func raceForGeneration(t *testing.T, s *store.Store, target store.Target, number
 	return winners[0]
 }
 
+// oneFile is a store.Sink for a generation of one small file.
+type oneFile struct{ body []byte }
+
+func (f *oneFile) Make(e store.Entry) error                { f.body = make([]byte, e.Size); return nil }
+func (f *oneFile) Open(store.Entry) (store.File, error)    { return f, nil }
+func (f *oneFile) Finish(store.Entry) error                { return nil }
+func (f *oneFile) Close() error                            { return nil }
+func (f *oneFile) WriteAt(b []byte, at int64) (int, error) { return copy(f.body[at:], b), nil }
+
 func writeGeneration(ctx context.Context, s *store.Store, target store.Target, meta store.Meta) error {
-	w, err := s.Begin(ctx, target, meta)
+	w, err := s.Begin(ctx, target, meta, store.WriteOptions{})
 	if err != nil {
 		return err
 	}

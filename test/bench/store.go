@@ -101,11 +101,12 @@ func (b *countingBucket) Put(ctx context.Context, key string, body []byte, cond 
 
 func (l *storeLab) ours(ctx context.Context, place string, bucket store.Bucket) error {
 	counting := &countingBucket{Bucket: bucket}
-	s := store.New(counting, l.key)
+	s := store.New(counting, store.Keyring{l.key})
 	target := store.Target{Cluster: "bench", Namespace: "default", Name: "pages", UID: "1"}
 	entry := store.Entry{Path: "pages", Type: store.TypeRegular, Mode: 0o600, Size: int64(len(l.pages)), ModTime: time.Now()}
 	err := l.take("write "+place, func() error {
-		w, err := s.Begin(ctx, target, store.Meta{Number: 1, PodUID: "1", Node: "bench", Final: true, Created: time.Now()})
+		w, err := s.Begin(ctx, target, store.Meta{Number: 1, PodUID: "1", Node: "bench", Final: true, Created: time.Now()},
+			store.WriteOptions{Codec: store.CodecZstd})
 		if err != nil {
 			return err
 		}
@@ -126,12 +127,27 @@ func (l *storeLab) ours(ctx context.Context, place string, bucket store.Bucket) 
 		if err != nil {
 			return err
 		}
-		return r.Fetch(ctx, func(_ store.Entry, content io.Reader) error {
-			_, err := io.ReadFull(content, l.back)
-			return err
-		})
+		return r.Fetch(memorySink(l.back)).Run(ctx)
 	})
 }
+
+// memorySink takes the one file of a generation.
+type memorySink []byte
+
+// Make implements store.Sink.
+func (memorySink) Make(store.Entry) error { return nil }
+
+// Open implements store.Sink.
+func (m memorySink) Open(store.Entry) (store.File, error) { return m, nil }
+
+// Finish implements store.Sink.
+func (memorySink) Finish(store.Entry) error { return nil }
+
+// WriteAt implements store.File.
+func (m memorySink) WriteAt(p []byte, offset int64) (int, error) { return copy(m[offset:], p), nil }
+
+// Close implements store.File.
+func (memorySink) Close() error { return nil }
 
 func (l *storeLab) zstdInMemory() error {
 	l.packed.Reset()
