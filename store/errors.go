@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Sentinels of Bucket. Every bucket wraps them together with the key.
@@ -12,6 +13,20 @@ var (
 	// ErrPrecondition: the condition of a Put did not hold, and nothing was written by this try.
 	ErrPrecondition = errors.New("precondition failed")
 )
+
+// TemporaryError is what a Bucket returns where the same request may succeed later: the server is busy or broken, or the
+// network is. Whether a Put that failed so took place is open.
+type TemporaryError struct {
+	// After is how long the server asks to be left alone; zero where it does not say.
+	After time.Duration
+	Err   error
+}
+
+// Error implements error.
+func (e *TemporaryError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *TemporaryError) Unwrap() error { return e.Err }
 
 // Sentinels of Store.
 var (

@@ -2,11 +2,14 @@
 // and rename.
 //
 // An object is the file of its key's name. It is written under a temporary name, synced, and then linked or renamed into
-// place, so a crash leaves it whole or absent. The ETag is the SHA-256 of the content: Stat reads the file. All that is
-// the bucket's own lies under .lifeboat, which no key can name.
+// place, so a crash leaves it whole or absent. The ETag of an object of at most 1 MiB is the SHA-256 of its content, which
+// Stat reads. That of a larger one is made of size, inode and the time of modification, which Put sets to the writer's
+// clock in nanoseconds; so a large object that is copied or touched from outside gets another ETag. All that is the
+// bucket's own lies under .lifeboat, which no key can name.
 package file
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -69,6 +72,10 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte, cond store.Co
 		return store.Info{}, err
 	}
 	info, err := b.put(ctx, key, body, cond)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return store.Info{}, fmt.Errorf("put %s: no room left for bucket folder %s: free space or inodes there, or raise its "+
+			"quota: %w", key, b.root.Name(), err)
+	}
 	if err != nil {
 		return store.Info{}, fmt.Errorf("put %s: %w", key, err)
 	}
@@ -102,7 +109,9 @@ func (b *Bucket) put(ctx context.Context, key string, body []byte, cond store.Co
 	if err := b.syncDir(path.Dir(key)); err != nil {
 		return store.Info{}, err
 	}
-	return store.Info{Key: key, Size: stat.Size(), ETag: etag(body), Modified: stat.ModTime()}, nil
+	info := store.Info{Key: key, Size: stat.Size(), Modified: stat.ModTime()}
+	info.ETag, err = etag(stat, bytes.NewReader(body))
+	return info, err
 }
 
 // replace renames temp to key under the bucket's lock, so that nothing comes between comparing and renaming.
@@ -130,6 +139,10 @@ func (b *Bucket) writeTemp(temp string, body []byte) (fs.FileInfo, error) {
 		return nil, err
 	}
 	_, err = f.Write(body)
+	if err == nil { // the kernel's own stamp is too coarse to tell two writes apart
+		now := time.Now()
+		err = b.root.Chtimes(temp, now, now)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -192,11 +205,9 @@ func (b *Bucket) stat(key string) (store.Info, error) {
 	if err != nil {
 		return store.Info{}, err
 	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return store.Info{}, err
-	}
-	return store.Info{Key: key, Size: stat.Size(), ETag: hex.EncodeToString(sum.Sum(nil)), Modified: stat.ModTime()}, nil
+	info := store.Info{Key: key, Size: stat.Size(), Modified: stat.ModTime()}
+	info.ETag, err = etag(stat, f)
+	return info, err
 }
 
 // open refuses folders: they are no objects.
@@ -349,9 +360,24 @@ func (b *Bucket) removeStale() {
 	}
 }
 
-func etag(body []byte) string {
-	sum := sha256.Sum256(body)
-	return hex.EncodeToString(sum[:])
+// hashedSize is the largest object whose ETag is a hash: HEAD, keys, most manifests. Packs are never compared by ETag, and
+// hashing them would double the CPU time of a write.
+const hashedSize = 1 << 20
+
+// etag differs between any two contents that a key ever had. content is read for small objects only.
+func etag(stat fs.FileInfo, content io.Reader) (string, error) {
+	if stat.Size() > hashedSize {
+		system, ok := stat.Sys().(*syscall.Stat_t)
+		if !ok {
+			return "", errors.New("the file system shows no inode numbers")
+		}
+		return fmt.Sprintf("%x-%x-%x", stat.Size(), system.Ino, stat.ModTime().UnixNano()), nil
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, content); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 func sentinel(err error) error {

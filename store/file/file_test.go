@@ -3,7 +3,9 @@ package file_test
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -65,4 +67,68 @@ func TestTemporaryFilesOfCrashesGo(t *testing.T) {
 		require.NoError(t, err)
 		require.Fail(t, "a temporary file shows", info.Key)
 	}
+}
+
+// Stat of a large object reads none of it: the ETag is that of Put all the same, also in another process.
+func TestLargeETags(t *testing.T) {
+	dir := t.TempDir()
+	first, second := open(t, dir), open(t, dir)
+	cases := []struct {
+		name   string
+		size   int
+		hashed bool
+	}{{"largest that is hashed", 1 << 20, true}, {"smallest that is not", 1<<20 + 1, false}}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			body := make([]byte, c.size)
+			info, err := first.Put(t.Context(), "key", body, store.Condition{})
+			require.NoError(t, err)
+			stat, err := second.Stat(t.Context(), "key")
+			require.NoError(t, err)
+			require.Equal(t, info, stat)
+			again, err := second.Put(t.Context(), "key", body, store.Condition{IfMatch: info.ETag})
+			require.NoError(t, err)
+			require.Equal(t, c.hashed, again.ETag == info.ETag)
+		})
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to mount a small file system")
+	}
+	dir := t.TempDir()
+	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"))
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, 0)) })
+	bucket, err := file.Open(dir)
+	require.NoError(t, err)
+	defer bucket.Close()
+	_, err = bucket.Put(t.Context(), "key", make([]byte, 3<<20), store.Condition{})
+	require.NoError(t, err)
+
+	_, err = bucket.Put(t.Context(), "key", make([]byte, 3<<20+1), store.Condition{})
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorContains(t, err, "put key: no room left for bucket folder "+dir+": free space")
+	stat, err := bucket.Stat(t.Context(), "key")
+	require.NoError(t, err)
+	require.Equal(t, int64(3<<20), stat.Size, "the object that was there is as it was")
+	left, err := os.ReadDir(filepath.Join(dir, ".lifeboat", "tmp"))
+	require.NoError(t, err)
+	require.Empty(t, left, "what did not fit takes no room")
+
+	require.NoError(t, bucket.Delete(t.Context(), "key"), "room is made without any")
+	_, err = bucket.Put(t.Context(), "key", make([]byte, 3<<20+1), store.Condition{})
+	require.NoError(t, err)
+}
+
+// The kernel stamps files some milliseconds apart, and inodes are used again: two large objects must not share an ETag.
+func TestTheWritersClockStampsObjects(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		bucket := open(t, dir)
+		<-time.After(123456789 * time.Nanosecond)
+		info, err := bucket.Put(t.Context(), "key", nil, store.Condition{})
+		require.NoError(t, err)
+		require.True(t, time.Now().Equal(info.Modified), "%s", info.Modified)
+	})
 }

@@ -12,50 +12,23 @@ import (
 	"io"
 	"iter"
 	"net/http"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/minio/crc64nvme"
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
 
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
-// Options say where a bucket is.
-type Options struct {
-	Bucket string
-	// Prefix is put before every key, with a slash between; empty for none.
-	Prefix string
-	// Endpoint is host or host:port. Empty: AWS.
-	Endpoint string
-	// Insecure speaks HTTP instead of HTTPS.
-	Insecure bool
-	// Region; empty: AWS_REGION or AWS_DEFAULT_REGION, else us-east-1 at an Endpoint, else asked of AWS.
-	Region string
-	// PathStyle puts the bucket's name into the path instead of the host name.
-	PathStyle bool
-	// Transport replaces the HTTP transport, for tests and own certificate authorities.
-	Transport http.RoundTripper
-}
-
-const (
-	awsEndpoint   = "s3.amazonaws.com"
-	checksumKey   = "x-amz-checksum-crc64nvme"
-	defaultRegion = "us-east-1"
-	// maxTries bounds minio-go's retries of what failed in transit or by a 5xx: about three seconds in all, and never
-	// longer than the context.
-	maxTries = 6
-	// conflictTries bounds the retries of a conditional put that S3 asks to try again (409).
-	conflictTries = 5
-	conflictPause = 50 * time.Millisecond
-)
+const checksumKey = "x-amz-checksum-crc64nvme"
 
 // Bucket is one bucket of a server, or the part of it under a prefix.
 type Bucket struct {
 	core   minio.Core
 	creds  *credentials.Credentials
+	sse    encrypt.ServerSide // nil: as the bucket is set up
 	name   string
 	prefix string
 	where  string // for messages
@@ -64,52 +37,37 @@ type Bucket struct {
 var _ store.Bucket = (*Bucket)(nil)
 
 // Open makes the client. It does not call the server: a server that is down, a missing bucket or missing rights show
-// with the first request. Credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), the AWS
-// credentials file, or the role of pod or machine, in this order.
+// with the first request. Options with a fault are ErrInvalid (of store).
+//
+// Credentials are the first that there are of: the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+// AWS_SESSION_TOKEN), the AWS credentials file (AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE), the pod's role (IRSA:
+// AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN; EKS pod identity and ECS: AWS_CONTAINER_CREDENTIALS_FULL_URI), the machine's.
+// Those of a role are renewed before they expire.
+//
+// No request is tried twice: what may succeed later is a store.TemporaryError, for store/retry.
 func Open(opts Options) (*Bucket, error) {
-	if opts.Bucket == "" {
-		return nil, fmt.Errorf("open S3 bucket: no bucket name: %w", store.ErrInvalid)
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("open S3 bucket %s: %w", opts.Bucket, err)
 	}
-	prefix := strings.Trim(opts.Prefix, "/")
-	if prefix != "" {
-		if err := store.ValidateKey(prefix); err != nil {
-			return nil, fmt.Errorf("open S3 bucket %s: prefix: %w", opts.Bucket, err)
-		}
-		prefix += "/"
+	transport, err := opts.transport()
+	if err != nil {
+		return nil, fmt.Errorf("open S3 bucket %s: %w", opts.Bucket, err)
 	}
-	creds := credentials.NewChainCredentials([]credentials.Provider{
-		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{},
-	})
-	lookup := minio.BucketLookupAuto
-	if opts.PathStyle {
-		lookup = minio.BucketLookupPath
+	sse, err := opts.encryption()
+	if err != nil {
+		return nil, fmt.Errorf("open S3 bucket %s: KMS key: %w", opts.Bucket, err)
 	}
-	endpoint := opts.Endpoint
-	if endpoint == "" {
-		endpoint = awsEndpoint
-	}
-	core, err := minio.NewCore(endpoint, &minio.Options{
-		Creds: creds, Secure: !opts.Insecure, Region: opts.region(), BucketLookup: lookup, Transport: opts.Transport,
+	creds := credentials.New(newChain(opts.region()))
+	core, err := minio.NewCore(opts.endpoint(), &minio.Options{
+		Creds: creds, Secure: !opts.Insecure, Region: opts.region(), BucketLookup: opts.lookup(), Transport: pauses{transport},
 		TrailingHeaders: true, // minio-go takes our own checksum only with it
-		MaxRetries:      maxTries,
+		MaxRetries:      1,    // it still pauses for up to 200 ms after what it would try again
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open S3 bucket %s at %s: %w", opts.Bucket, endpoint, err)
+		return nil, fmt.Errorf("open S3 bucket %s at %s: %w", opts.Bucket, opts.endpoint(), err)
 	}
 	where := fmt.Sprintf("bucket %s at %s", opts.Bucket, core.EndpointURL())
-	return &Bucket{core: *core, creds: creds, name: opts.Bucket, prefix: prefix, where: where}, nil
-}
-
-func (o Options) region() string {
-	for _, region := range []string{o.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")} {
-		if region != "" {
-			return region
-		}
-	}
-	if o.Endpoint != "" {
-		return defaultRegion
-	}
-	return ""
+	return &Bucket{core: *core, creds: creds, sse: sse, name: opts.Bucket, prefix: opts.prefix(), where: where}, nil
 }
 
 // Put implements store.Bucket by one PUT whose checksum the server compares before it stores anything.
@@ -122,6 +80,7 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte, cond store.Co
 		UserMetadata:         map[string]string{checksumKey: base64.StdEncoding.EncodeToString(sum)},
 		DisableContentSha256: true,
 		DisableMultipart:     true, // multipart would drop the condition
+		ServerSideEncryption: b.sse,
 	}
 	if cond.IfAbsent {
 		opts.SetMatchETagExcept("*")
@@ -129,20 +88,12 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte, cond store.Co
 	if cond.IfMatch != "" {
 		opts.SetMatchETag(cond.IfMatch)
 	}
-	for try := 0; ; try++ {
-		up, err := b.core.Client.PutObject(ctx, b.name, b.prefix+key, bytes.NewReader(body), int64(len(body)), opts)
-		if err == nil {
-			return store.Info{Key: key, Size: int64(len(body)), ETag: up.ETag, Modified: up.LastModified}, nil
-		}
-		if !isConflict(err) || try >= conflictTries {
-			return store.Info{}, b.explainPut(key, cond, err)
-		}
-		select {
-		case <-time.After(conflictPause << try):
-		case <-ctx.Done():
-			return store.Info{}, fmt.Errorf("put %s: %w", key, ctx.Err())
-		}
+	ctx = listening(ctx)
+	up, err := b.core.Client.PutObject(ctx, b.name, b.prefix+key, bytes.NewReader(body), int64(len(body)), opts)
+	if err != nil {
+		return store.Info{}, b.explainPut(ctx, key, cond, err)
 	}
+	return store.Info{Key: key, Size: int64(len(body)), ETag: up.ETag, Modified: up.LastModified}, nil
 }
 
 // Get implements store.Bucket.
@@ -163,14 +114,30 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 	if err := setRange(&opts, offset, length); err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, err)
 	}
+	ctx = listening(ctx)
 	stream, _, _, err := b.core.GetObject(ctx, b.name, b.prefix+key, opts)
 	if err != nil && minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return io.NopCloser(bytes.NewReader(nil)), nil // the object ends before the range
 	}
 	if err != nil {
-		return nil, b.explain("get", key, err)
+		return nil, b.explain(ctx, "get", key, err)
 	}
-	return stream, nil
+	return &body{stream, func(err error) error { return b.explain(ctx, "read", key, err) }}, nil
+}
+
+// body explains what breaks a download off.
+type body struct {
+	io.ReadCloser
+	explain func(error) error
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.explain(err)
+	}
+	return n, err
 }
 
 func setRange(opts *minio.GetObjectOptions, offset, length int64) error {
@@ -188,9 +155,10 @@ func (b *Bucket) Stat(ctx context.Context, key string) (store.Info, error) {
 	if err := store.CheckRequest(ctx, "stat", key); err != nil {
 		return store.Info{}, err
 	}
+	ctx = listening(ctx)
 	obj, err := b.core.Client.StatObject(ctx, b.name, b.prefix+key, minio.StatObjectOptions{})
 	if err != nil {
-		return store.Info{}, b.explain("stat", key, err)
+		return store.Info{}, b.explain(ctx, "stat", key, err)
 	}
 	return store.Info{Key: key, Size: obj.Size, ETag: obj.ETag, Modified: obj.LastModified}, nil
 }
@@ -198,10 +166,11 @@ func (b *Bucket) Stat(ctx context.Context, key string) (store.Info, error) {
 // List implements store.Bucket.
 func (b *Bucket) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
 	return func(yield func(store.Info, error) bool) {
+		ctx := listening(ctx)
 		opts := minio.ListObjectsOptions{Prefix: b.prefix + prefix, Recursive: true}
 		for obj := range b.core.Client.ListObjectsIter(ctx, b.name, opts) {
 			if obj.Err != nil {
-				yield(store.Info{}, b.explain("list", prefix, obj.Err))
+				yield(store.Info{}, b.explain(ctx, "list", prefix, obj.Err))
 				return
 			}
 			key := strings.TrimPrefix(obj.Key, b.prefix)
@@ -223,11 +192,12 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	if err := store.CheckRequest(ctx, "delete", key); err != nil {
 		return err
 	}
+	ctx = listening(ctx)
 	err := b.core.Client.RemoveObject(ctx, b.name, b.prefix+key, minio.RemoveObjectOptions{})
 	if err == nil {
 		return nil
 	}
-	if err = b.explain("delete", key, err); errors.Is(err, store.ErrNotFound) {
+	if err = b.explain(ctx, "delete", key, err); errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	return err

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Bucket) {
 		{"if absent", ifAbsent},
 		{"if match", ifMatch},
 		{"an etag never comes back", etagsDiffer},
+		{"a body is the caller's again", bodyIsTheCallers},
 		{"racing if-absent puts have one winner", raceIfAbsent},
 		{"racing if-match puts lose no update", raceIfMatch},
 		{"racing writers of a generation have one winner", raceWriters},
@@ -148,15 +149,33 @@ func ifMatch(t *testing.T, b store.Bucket) {
 }
 
 func etagsDiffer(t *testing.T, b store.Bucket) {
-	seen := map[string]bool{}
-	for i := range 50 {
-		info := put(t, b, "key", fmt.Sprintf("%02d", i))
-		require.False(t, seen[info.ETag])
-		seen[info.ETag] = true
+	cases := []struct {
+		name       string
+		size, puts int
+	}{{"small", 2, 50}, {"large", 3 << 20, 10}}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			seen := map[string]bool{}
+			for i := range c.puts {
+				info := put(t, b, "key", fmt.Sprintf("%0*d", c.size, i))
+				require.False(t, seen[info.ETag])
+				seen[info.ETag] = true
+			}
+		})
 	}
 }
 
-const racers = 32
+// bodyIsTheCallers: packs are written into buffers that are used again.
+func bodyIsTheCallers(t *testing.T, b store.Bucket) {
+	body := []byte("first")
+	_, err := b.Put(t.Context(), "key", body, store.Condition{})
+	require.NoError(t, err)
+	require.Equal(t, "first", string(body), "a bucket writes into the body")
+	copy(body, "other")
+	require.Equal(t, "first", get(t, b, "key", 0, -1))
+}
+
+const racers = 64
 
 func raceIfAbsent(t *testing.T, b store.Bucket) {
 	var winners, others atomic.Int32
@@ -188,7 +207,7 @@ func raceIfMatch(t *testing.T, b store.Bucket) {
 	for round := range rounds {
 		var winners atomic.Int32
 		var running sync.WaitGroup
-		for i := range racers / 2 {
+		for i := range racers {
 			running.Go(func() {
 				body := fmt.Sprintf("round %d by %d", round+1, i)
 				_, err := b.Put(t.Context(), "counter", []byte(body), store.Condition{IfMatch: info.ETag})
@@ -207,17 +226,31 @@ func raceIfMatch(t *testing.T, b store.Bucket) {
 	}
 }
 
-// raceWriters is the reason for the conditions: of 64 writers of one generation one commits, and all others are told.
+// raceWriters is the reason for the conditions: of 64 writers of a generation one commits, and all others are told.
 func raceWriters(t *testing.T, b store.Bucket) {
 	s := store.New(b, store.Keyring{{1}})
 	target := store.Target{Cluster: "c", Namespace: "ns", Name: "name", UID: "uid"}
+	for number := range int64(3) {
+		winner := raceForGeneration(t, s, target, number+1)
+		r, err := s.Open(t.Context(), target, number+1, 0)
+		require.NoError(t, err)
+		require.Equal(t, winner, r.Meta().Node)
+		got := &oneFile{}
+		require.NoError(t, r.Fetch(got).Run(t.Context()))
+		require.Equal(t, winner, string(got.body))
+	}
+}
+
+// raceForGeneration returns the one node that committed.
+func raceForGeneration(t *testing.T, s *store.Store, target store.Target, number int64) string {
+	t.Helper()
 	var mu sync.Mutex
 	var winners []string
 	var running sync.WaitGroup
-	for i := range 2 * racers {
+	for i := range racers {
 		running.Go(func() {
 			node := fmt.Sprintf("node-%d", i)
-			err := writeGeneration(t.Context(), s, target, node)
+			err := writeGeneration(t.Context(), s, target, store.Meta{Number: number, Node: node})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -229,12 +262,7 @@ func raceWriters(t *testing.T, b store.Bucket) {
 	}
 	running.Wait()
 	require.Len(t, winners, 1)
-	r, err := s.Open(t.Context(), target, 1, 0)
-	require.NoError(t, err)
-	require.Equal(t, winners[0], r.Meta().Node)
-	got := &oneFile{}
-	require.NoError(t, r.Fetch(got).Run(t.Context()))
-	require.Equal(t, winners[0], string(got.body))
+	return winners[0]
 }
 
 // oneFile is a store.Sink for a generation of one small file.
@@ -246,14 +274,14 @@ func (f *oneFile) Finish(store.Entry) error                { return nil }
 func (f *oneFile) Close() error                            { return nil }
 func (f *oneFile) WriteAt(b []byte, at int64) (int, error) { return copy(f.body[at:], b), nil }
 
-func writeGeneration(ctx context.Context, s *store.Store, target store.Target, node string) error {
-	w, err := s.Begin(ctx, target, store.Meta{Number: 1, Node: node}, store.WriteOptions{})
+func writeGeneration(ctx context.Context, s *store.Store, target store.Target, meta store.Meta) error {
+	w, err := s.Begin(ctx, target, meta, store.WriteOptions{})
 	if err != nil {
 		return err
 	}
 	defer w.Abort(ctx)
-	entry := store.Entry{Path: "node", Type: store.TypeRegular, Size: int64(len(node))}
-	if err := w.Add(ctx, entry, strings.NewReader(node)); err != nil {
+	entry := store.Entry{Path: "node", Type: store.TypeRegular, Size: int64(len(meta.Node))}
+	if err := w.Add(ctx, entry, strings.NewReader(meta.Node)); err != nil {
 		return err
 	}
 	_, err = w.Commit(ctx)

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +33,9 @@ const (
 type Effect int
 
 const (
-	// Fail means: the call is not made, and returns ErrInjected.
+	// Fail means: the call is not made, and returns the Fault's Err.
 	Fail Effect = iota
-	// Lose means: the call is made, its reply is lost: it returns ErrInjected.
+	// Lose means: the call is made, its reply is lost: it returns the Fault's Err.
 	Lose
 	// Hold means: the call waits until the Fault's Gate is opened, or its context ends.
 	Hold
@@ -52,6 +53,8 @@ type Fault struct {
 	Down bool
 	// Gate is needed for Hold.
 	Gate *Gate
+	// Err is what Fail and Lose return; nil: ErrInjected.
+	Err error
 }
 
 // Gate holds calls up.
@@ -149,7 +152,7 @@ func (f *Faulty) do(ctx context.Context, op Op, key string, call func() error) e
 	if !hit {
 		return call()
 	}
-	injected := fmt.Errorf("%s %s: %w", op, key, ErrInjected)
+	injected := fmt.Errorf("%s %s: %w", op, key, cmp.Or(fault.Err, ErrInjected))
 	switch fault.Effect {
 	case Lose:
 		_ = call() // whatever it says is lost

@@ -31,6 +31,12 @@ func DebianRootfs(ctx context.Context, progress io.Writer, packages ...string) (
 	return debianTar(ctx, newReporter(progress), packages)
 }
 
+// DebianRoot returns the folder of a minimal Debian root with the packages, made once and then taken from the cache.
+// Nobody may write to it: mount something over it.
+func DebianRoot(ctx context.Context, progress io.Writer, packages ...string) (string, error) {
+	return debianRoot(ctx, newReporter(progress), packages)
+}
+
 func debianTar(ctx context.Context, p *reporter, packages []string) (string, error) {
 	root, err := debianRoot(ctx, p, packages)
 	if err != nil {

@@ -6,16 +6,18 @@ import (
 	"path/filepath"
 )
 
-// Prepared are the parts of a bed that tests also use by themselves.
+// Prepared are the parts of a bed that tests also use by themselves, and what else they need.
 type Prepared struct {
 	// Root is the nodes' Debian root, with runc, CRIU and containerd. Nobody may write to it.
 	Root string
-	// Versitygw is the S3 server's program.
+	// Versitygw is the program of the bed's S3 server.
 	Versitygw string
+	// Minio is the program of another S3 server, which no bed runs.
+	Minio string
 }
 
-// Prepare installs, builds and caches whatever the first Up would, without bringing anything up. It writes a line for
-// every step to progress.
+// Prepare installs, builds and caches whatever the first Up would and the tests' MinIO, without bringing anything up. It
+// writes a line for every step to progress.
 func Prepare(ctx context.Context, progress io.Writer) (Prepared, error) {
 	if err := EnsurePackages(ctx, progress); err != nil {
 		return Prepared{}, err
@@ -38,5 +40,19 @@ func Prepare(ctx context.Context, progress io.Writer) (Prepared, error) {
 			return Prepared{}, err
 		}
 	}
-	return Prepared{Root: root, Versitygw: filepath.Join(tools, "versitygw")}, nil
+	minio, err := buildMinio(ctx, p, checkout)
+	if err != nil {
+		return Prepared{}, err
+	}
+	return Prepared{Root: root, Versitygw: filepath.Join(tools, "versitygw"), Minio: filepath.Join(minio, "minio")}, nil
+}
+
+// Versitygw builds and caches the S3 server alone, and returns its path.
+func Versitygw(ctx context.Context, progress io.Writer) (string, error) {
+	checkout, err := checkout(ctx)
+	if err != nil {
+		return "", err
+	}
+	tools, err := buildTools(ctx, newReporter(progress), checkout)
+	return filepath.Join(tools, "versitygw"), err
 }

@@ -38,6 +38,11 @@ func buildTools(ctx context.Context, p *reporter, root string) (string, error) {
 		"github.com/versity/versitygw/cmd/versitygw")
 }
 
+// buildMinio returns the folder with MinIO, the S3 server that tests use beside versitygw.
+func buildMinio(ctx context.Context, p *reporter, root string) (string, error) {
+	return buildModule(ctx, p, filepath.Join(root, "test/bed/tools"), "minio", "-s -w", "", "github.com/minio/minio")
+}
+
 // buildContainerd returns the folder with the containerd that test/bed/tools names, and its shim.
 func buildContainerd(ctx context.Context, p *reporter, root string) (string, error) {
 	const from = "github.com/containerd/containerd/v2"

@@ -222,7 +222,8 @@ func (j *job) read(ctx context.Context, node, file string) string {
 func (j *job) container(ctx context.Context, node, field string) string {
 	j.t.Helper()
 	const root = "/run/containerd/runc/k8s.io"
-	query := `[.[]|select(.annotations["io.kubernetes.cri.container-type"]=="container" and .annotations["io.kubernetes.cri.sandbox-name"]=="` +
+	// Where there is no container at all, runc lists null.
+	query := `[.[]?|select(.annotations["io.kubernetes.cri.container-type"]=="container" and .annotations["io.kubernetes.cri.sandbox-name"]=="` +
 		j.name + `" and .status!="stopped")][0].` + field
 	out, err := j.w.node(j.t, node).Exec(ctx, "bash", "-c", "runc --root "+root+" list -f json | jq -r '"+query+"'")
 	require.NoError(j.t, err)

@@ -279,13 +279,13 @@ func deps() *cobra.Command {
 
 func prepare() *cobra.Command {
 	return &cobra.Command{Use: "prepare", Args: cobra.NoArgs,
-		Short: "Build and cache all that a bed needs; print what tests use of it as shell variables",
+		Short: "Build and cache all that a bed and the tests need; print what tests use of it as shell variables",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			parts, err := bed.Prepare(cmd.Context(), os.Stderr)
 			if err != nil {
 				return err
 			}
-			fmt.Printf("LIFEBOAT_TEST_ROOT=%s\nLIFEBOAT_VERSITYGW=%s\n", parts.Root, parts.Versitygw)
+			fmt.Printf("LIFEBOAT_TEST_ROOT=%s\nLIFEBOAT_VERSITYGW=%s\nLIFEBOAT_MINIO=%s\n", parts.Root, parts.Versitygw, parts.Minio)
 			return nil
 		}}
 }
