@@ -125,24 +125,21 @@ func longestInterval(least, most float64, ok func(float64) bool) float64 {
 const leastCPU, leastBytes = 1e-3, 1 << 16
 
 // grant divides the budgets: each target gets what the shortest interval asks for, or where that is too much together,
-// those who ask for most get equally less. That gives every target the floor of its interval.
+// those who ask for most get equally less. That gives every target the floor of its interval. What nobody asks for makes
+// everybody's rounds shorter.
 func (m *model) grant() {
 	shortest := m.MinInterval.Seconds()
 	var cpu, bytes []float64
 	for _, e := range m.estimates {
-		most := e.Settings.MaxCPU
-		if most == 0 {
-			most = m.TargetCPU
-		}
-		if e.Throttled {
-			most /= 2
-		}
-		cpu = append(cpu, min(max(e.roundCPU(shortest)/shortest, leastCPU), most))
+		cpu = append(cpu, min(max(e.roundCPU(shortest)/shortest, leastCPU), m.mostCPU(e)))
 		bytes = append(bytes, max(e.roundBytes(shortest)/shortest, leastBytes))
 	}
-	cpuLevel, bytesLevel := level(cpu, m.CPUShare*m.Cores), level(bytes, m.NetworkShare*m.rate)
+	cpuBudget, bytesBudget := m.CPUShare*m.Cores, m.NetworkShare*m.rate
+	cpuLevel, bytesLevel := level(cpu, cpuBudget), level(bytes, bytesBudget)
+	var cpuGranted, bytesGranted float64
 	for i, e := range m.estimates {
 		e.bounds = Bounds{CPU: min(cpu[i], cpuLevel), BytesPerSecond: min(bytes[i], bytesLevel)}
+		cpuGranted, bytesGranted = cpuGranted+e.bounds.CPU, bytesGranted+e.bounds.BytesPerSecond
 		e.floor = shortest
 		if e.takes(shortest) > shortest {
 			// The longest interval that is too short for its round.
@@ -150,6 +147,22 @@ func (m *model) grant() {
 		}
 		e.unhurried = max(e.floor, m.unhurried(e))
 	}
+	for _, e := range m.estimates {
+		e.bounds.CPU = min(e.bounds.CPU*max(1, cpuBudget/cpuGranted), m.mostCPU(e))
+		e.bounds.BytesPerSecond *= max(1, bytesBudget/bytesGranted)
+	}
+}
+
+// mostCPU is how much of a core the rounds of e may take however much there is.
+func (m *model) mostCPU(e *estimate) float64 {
+	most := e.Settings.MaxCPU
+	if most == 0 {
+		most = m.TargetCPU
+	}
+	if e.Throttled {
+		most /= 2
+	}
+	return most
 }
 
 // level is the most that each may have so that all of them together have no more than budget; infinite where there is

@@ -10,6 +10,15 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
+// overdue has a safety dump due for 10 s, and its last round began 5 min ago.
+func overdue(change func(*TargetFacts)) TargetFacts {
+	return with(with(workload("a", 8<<30), func(f *TargetFacts) {
+		f.SoftDirty, f.Settings.RecoveryPoint = true, 10*time.Minute
+		f.LastRound, f.LastDump = noon.Add(-5*time.Minute), noon.Add(-10*time.Minute-10*time.Second)
+		f.Changes = []ChangePoint{{5 * time.Second, 1 << 20, 0}, {5 * time.Minute, 2 << 30, 0}}
+	}), change)
+}
+
 func TestSteps(t *testing.T) {
 	const due = 10 * time.Minute
 	for _, c := range []struct {
@@ -32,13 +41,10 @@ func TestSteps(t *testing.T) {
 		{"round that is due before the next safety dump", with(workload("a", 1<<30), func(f *TargetFacts) {
 			f.LastDump = noon.Add(-due + 40*time.Second)
 		}), ActionRound, 30 * time.Second},
-		{"overdue safety dump, a round shortens the freeze", with(workload("a", 8<<30), func(f *TargetFacts) {
-			f.SoftDirty, f.LastRound, f.LastDump = true, noon.Add(-5*time.Minute), noon.Add(-due)
-			f.Changes = []ChangePoint{{5 * time.Second, 1 << 20, 0}, {5 * time.Minute, 2 << 30, 0}}
-		}), ActionRound, 0},
-		{"the same after that round", with(workload("a", 8<<30), func(f *TargetFacts) {
-			f.SoftDirty, f.LastRound, f.LastDump = true, noon.Add(-20*time.Second), noon.Add(-due-time.Hour)
-			f.Changes = []ChangePoint{{5 * time.Second, 1 << 20, 0}, {5 * time.Minute, 2 << 30, 0}}
+		{"overdue safety dump, a round shortens the freeze", overdue(func(*TargetFacts) {}), ActionRound, 0},
+		{"the same after that round", overdue(func(f *TargetFacts) { f.LastRound = noon.Add(-5 * time.Second) }), ActionDump, 0},
+		{"overdue safety dump, a round would not shorten the freeze", overdue(func(f *TargetFacts) {
+			f.Changes = []ChangePoint{{5 * time.Second, 1 << 30, 0}, {5 * time.Minute, 1 << 30, 0}}
 		}), ActionDump, 0},
 		{"safety dumps as often as asked for", with(workload("a", 1<<30), func(f *TargetFacts) {
 			f.Settings.RecoveryPoint, f.LastRound, f.LastDump = time.Minute, noon.Add(-10*time.Second), noon.Add(-time.Minute)

@@ -391,3 +391,55 @@ func TestLevel(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.each, level(c.wanted, c.budget)) })
 	}
 }
+
+func TestDurable(t *testing.T) {
+	long, short := load{freeze: 8, work: 8, link: 2, commit: 1}, load{freeze: 1, work: 1, link: 2, commit: 1}
+	for _, c := range []struct {
+		name  string
+		cores float64
+		loads []load
+		ends  []float64
+		all   float64
+	}{
+		{"nobody", 4, nil, []float64{}, 0},
+		{"one", 4, []load{short}, []float64{4}, 4},
+		{"two share the link", 4, []load{short, short}, []float64{6, 6}, 6},
+		{"one core, one after the other", 1, []load{short, short}, []float64{4, 8}, 8},
+		{"behind a long freeze", 1, []load{long, short}, []float64{11, 22}, 22},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := aws()
+			n.Cores = c.cores
+			ends, all := DefaultPolicy().model(n, nil).durable(c.loads)
+			require.Equal(t, c.ends, ends)
+			require.InDelta(t, c.all, all, 1e-9)
+		})
+	}
+}
+
+func TestPredictionIsHeldBelowTheShare(t *testing.T) {
+	n := gcp()
+	n.Cores = 64
+	hurried := func(perSecond int64) TargetPlan {
+		return plans(t, n, []TargetFacts{with(workload("a", 22<<30), func(f *TargetFacts) {
+			f.Changes = []ChangePoint{{10 * time.Second, 10 * perSecond, 0}, {30 * time.Second, 30 * perSecond, 0}}
+		})}).Targets[0]
+	}
+	calm, held, beyond := hurried(1<<20), hurried(9<<20), hurried(40<<20)
+	require.Less(t, calm.Prediction.Durable, 12*time.Second)
+	require.Equal(t, 30*time.Second, calm.Interval)
+	require.Equal(t, 12*time.Second, held.Prediction.Durable, "0.8 of half of 30 s")
+	require.Less(t, held.Interval, calm.Interval)
+	require.Equal(t, Safe, held.Verdict.Level)
+	require.Greater(t, beyond.Prediction.Durable, 15*time.Second)
+	require.Equal(t, AtRisk, beyond.Verdict.Level)
+}
+
+func TestRoundUnderWayCountsAsHalfDone(t *testing.T) {
+	late := with(workload("a", 1<<30), func(f *TargetFacts) { f.LastRound = noon.Add(-10 * time.Minute) })
+	busy := with(late, func(f *TargetFacts) { f.Busy = ActionRound })
+	half := with(late, func(f *TargetFacts) { f.LastRound = noon.Add(-5 * time.Minute) })
+	changed := func(f TargetFacts) int64 { return plans(t, aws(), []TargetFacts{f}).Targets[0].Prediction.Changed }
+	require.Less(t, changed(busy), changed(late))
+	require.Equal(t, changed(half), changed(busy))
+}
