@@ -21,7 +21,6 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
@@ -46,6 +45,8 @@ type Stats struct {
 	Vanished int64
 	// Seconds is how long it took, CPUSeconds what the reading threads used of the processor, the sink's work included.
 	Seconds, CPUSeconds float64
+
+	denied bool // some task
 }
 
 func (s *Stats) add(other Stats) {
@@ -56,6 +57,7 @@ func (s *Stats) add(other Stats) {
 	s.PagesSkipped += other.PagesSkipped
 	s.Vanished += other.Vanished
 	s.CPUSeconds += other.CPUSeconds
+	s.denied = s.denied || other.denied
 }
 
 // Reader reads the memory of containers of this node.
@@ -91,26 +93,9 @@ func (r *Reader) read(ctx context.Context, init int, sink Sink) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	var readers [workers]worker
-	jobs := make(chan func(*worker) error)
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range readers {
-		w := &readers[i]
-		w.limit, w.sink = r.Limit, sink
-		group.Go(func() error { return w.run(jobs) })
-	}
-	group.Go(func() error {
-		defer close(jobs)
-		return tree.hand(ctx, jobs)
-	})
-	err = group.Wait()
 	var stats Stats
-	denied := false
-	for i := range readers {
-		stats.add(readers[i].stats)
-		denied = denied || readers[i].denied
-	}
-	if err == nil && denied && stats.Tasks == 0 {
+	err = r.work(ctx, sink, &stats, tree.hand)
+	if err == nil && stats.denied && stats.Tasks == 0 {
 		err = fmt.Errorf("no task may be read (CAP_SYS_PTRACE is needed): %w", fs.ErrPermission)
 	}
 	return stats, err
@@ -118,17 +103,9 @@ func (r *Reader) read(ctx context.Context, init int, sink Sink) (Stats, error) {
 
 // hand gives out the work: each process, then each shared object. The objects are looked for in a job of its own, so that
 // it counts as work as well.
-func (t *tree) hand(ctx context.Context, jobs chan<- func(*worker) error) error {
-	give := func(job func(*worker) error) error {
-		select {
-		case jobs <- job:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+func (t *tree) hand(give func(job) error) error {
 	found := make(chan []object, 1)
-	if err := give(func(w *worker) error {
+	if err := give(func(ctx context.Context, w *worker) error {
 		objects, err := t.objects(ctx, w)
 		found <- objects
 		return err
@@ -136,17 +113,20 @@ func (t *tree) hand(ctx context.Context, jobs chan<- func(*worker) error) error 
 		return err
 	}
 	for _, pid := range t.pids {
-		if err := give(func(w *worker) error { return w.task(ctx, t, pid) }); err != nil {
+		if err := give(func(ctx context.Context, w *worker) error { return w.task(ctx, t, pid) }); err != nil {
 			return err
 		}
 	}
 	for rank, o := range <-found {
-		if err := give(func(w *worker) error { return w.object(ctx, t, rank, o) }); err != nil {
+		if err := give(func(ctx context.Context, w *worker) error { return w.object(ctx, t, rank, o) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// job is work for one worker.
+type job func(ctx context.Context, w *worker) error
 
 // worker is one reading thread.
 type worker struct {
@@ -155,20 +135,19 @@ type worker struct {
 	buf    []byte
 	finder finder
 	stats  Stats
-	denied bool
 	spent  time.Duration // of the thread's CPU time, as far as it is accounted for
 }
 
 // run works on jobs on a thread of its own, whose CPU time is what the limit is about.
-func (w *worker) run(jobs <-chan func(*worker) error) error {
+func (w *worker) run(ctx context.Context, jobs <-chan job) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	w.buf = make([]byte, bufferSize)
 	began := threadTime()
 	w.spent = began
 	defer func() { w.stats.CPUSeconds = (threadTime() - began).Seconds() }()
-	for job := range jobs {
-		if err := job(w); err != nil {
+	for do := range jobs {
+		if err := do(ctx, w); err != nil {
 			return err
 		}
 	}
@@ -186,7 +165,7 @@ func (w *worker) pause(ctx context.Context) error {
 	return w.limit.spend(ctx, used)
 }
 
-// deliver hands on what was read, and waits for the limit.
+// deliver hands on what was read.
 func (w *worker) deliver(ctx context.Context, task string, address uint64, pages []byte) error {
 	w.stats.PagesRead += int64(len(pages) / pageSize)
 	w.stats.BytesRead += int64(len(pages))
@@ -197,7 +176,7 @@ func (w *worker) deliver(ctx context.Context, task string, address uint64, pages
 func (w *worker) gone(err error) {
 	w.stats.Vanished++
 	if errors.Is(err, fs.ErrPermission) {
-		w.denied = true
+		w.stats.denied = true
 	}
 }
 

@@ -110,6 +110,55 @@ func TestQuietMemoryIsReadExactly(t *testing.T) {
 	}
 }
 
+func TestReadExactly(t *testing.T) {
+	init, all := start(t, "quiet")
+	var private []held
+	var wanted []Wanted
+	for _, h := range all {
+		if h.Shared {
+			continue
+		}
+		want := Wanted{Task: h.task(nil)}
+		for _, n := range h.Pages {
+			want.Runs = append(want.Runs, store.Run{Address: h.Address + uint64(n*pageSize), Pages: int64(pageSize / store.BlockSize)})
+		}
+		private, wanted = append(private, h), append(wanted, want)
+	}
+	got := newCopy()
+	stats, err := (&Reader{Proc: "/proc"}).ReadExactly(t.Context(), init, wanted, func(ctx context.Context, task string, address uint64, pages []byte) error {
+		got.mu.Lock()
+		delete(got.last, task) // the areas are not in order
+		got.mu.Unlock()
+		return got.take(ctx, task, address, pages)
+	})
+	require.NoError(t, err)
+	got.fault = ""
+	got.requireHeld(t, private)
+	require.Zero(t, stats.Vanished)
+
+	for _, c := range []struct {
+		name string
+		want Wanted
+	}{
+		{"page that is not mapped", Wanted{Task: "mem/1", Runs: []store.Run{{Address: 0x1000, Pages: 1}}}},
+		{"page after one that is there", Wanted{Task: "mem/1", Runs: []store.Run{wanted[0].Runs[0], {Address: 1 << 46, Pages: 1}}}},
+		{"process that does not exist", Wanted{Task: "mem/99", Runs: wanted[0].Runs}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := (&Reader{Proc: "/proc"}).ReadExactly(t.Context(), init, []Wanted{c.want}, newCopy().take)
+			require.Error(t, err)
+		})
+	}
+}
+
+func TestStretches(t *testing.T) {
+	const pages = stretch / store.BlockSize
+	require.Equal(t, [][]span{
+		{{0x1000, 0x2000}, {0x5000, 0x5000 + stretch - 0x1000}}, {{0x5000 + stretch - 0x1000, 0x5000 + stretch}, {1 << 40, 1<<40 + 0x1000}},
+	}, stretches([]store.Run{{Address: 0x1000, Pages: 1}, {Address: 0x5000, Pages: pages}, {Address: 1 << 40, Pages: 1}}))
+	require.Empty(t, stretches(nil))
+}
+
 func TestRacesAreNoErrors(t *testing.T) {
 	init, all := start(t, "racing")
 	var sum Stats
@@ -164,7 +213,7 @@ func TestLimitHoldsAgainstTheClock(t *testing.T) {
 	defer cancel()
 	stats, err := (&Reader{Proc: "/proc", Limit: NewLimit(0.1)}).Read(ctx, init, spin)
 	t.Logf("%+v (%v)", stats, err)
-	require.Less(t, stats.CPUSeconds/stats.Seconds, 0.15)
+	require.Less(t, stats.CPUSeconds/stats.Seconds, 0.2)
 }
 
 func TestLimit(t *testing.T) {

@@ -116,28 +116,42 @@ func cut(batch, spans []span) (_, rest []span) {
 
 // fill reads batch into the buffer and returns how many bytes, in whole pages, could be read from its beginning on.
 func (w *worker) fill(p *process, a area, batch []span) int {
-	n := 0
 	if a.readable {
-		var size uint64
-		remote := w.finder.remote[:0]
-		for _, s := range batch {
-			remote = append(remote, unix.RemoteIovec{Base: uintptr(s.start), Len: int(s.end - s.start)})
-			size += s.end - s.start
-		}
-		w.finder.remote = remote
-		local := []unix.Iovec{{Base: &w.buf[0]}}
-		local[0].SetLen(int(size))
-		n, _ = unix.ProcessVMReadv(p.pid, local, remote, 0)
-	} else {
-		for _, s := range batch {
-			got, err := p.mem.ReadAt(w.buf[n:n+int(s.end-s.start)], int64(s.start))
+		return w.fillByVectors(p, batch)
+	}
+	return w.fillByFile(p, batch, 0)
+}
+
+// fillByVectors is the fast way, which areas that may not be read refuse.
+func (w *worker) fillByVectors(p *process, batch []span) int {
+	var size uint64
+	remote := w.finder.remote[:0]
+	for _, s := range batch {
+		remote = append(remote, unix.RemoteIovec{Base: uintptr(s.start), Len: int(s.end - s.start)})
+		size += s.end - s.start
+	}
+	w.finder.remote = remote
+	local := []unix.Iovec{{Base: &w.buf[0]}}
+	local[0].SetLen(int(size))
+	n, _ := unix.ProcessVMReadv(p.pid, local, remote, 0)
+	return max(n, 0) / pageSize * pageSize
+}
+
+// fillByFile reads what comes after the first n bytes of batch, whatever the areas allow.
+func (w *worker) fillByFile(p *process, batch []span, n int) int {
+	at := 0
+	for _, s := range batch {
+		size := int(s.end - s.start)
+		if from := n - at; from < size {
+			got, err := p.mem.ReadAt(w.buf[n:at+size], int64(s.start)+int64(from))
 			n += got
 			if err != nil {
 				break
 			}
 		}
+		at += size
 	}
-	return max(n, 0) / pageSize * pageSize
+	return n / pageSize * pageSize
 }
 
 // finder looks up which pages are populated.
