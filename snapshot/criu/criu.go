@@ -1,6 +1,7 @@
 // Package criu freezes and dumps containers through the host's OCI runtime (runc) and CRIU.
 //
-// Every call runs in the namespaces of the host's pid 1, by nsenter, so that paths, mounts and cgroups are the host's.
+// Every call runs in the namespaces of the host's pid 1, by nsenter, so that paths, mounts and cgroups are the host's; the
+// call for a lazy dump has a network of its own.
 // Invariants: a container that was paused before a dump is paused after it, whether the dump succeeded or not, or the
 // error says otherwise (ErrNotFrozen); a dump that outlives its context is killed with its children, and CRIU's death
 // lets the tasks go.
@@ -83,18 +84,27 @@ func (r *Runc) Containers(ctx context.Context) ([]snapshot.Container, error) {
 
 // Status implements snapshot.Runtime.
 func (r *Runc) Status(ctx context.Context, id string) (snapshot.Status, error) {
+	state, err := r.state(ctx, id)
+	if errors.Is(err, snapshot.ErrGone) {
+		return snapshot.StatusStopped, nil
+	}
+	return snapshot.Status(state.Status), err
+}
+
+// state asks the runtime; ErrGone where it knows no such container.
+func (r *Runc) state(ctx context.Context, id string) (listed, error) {
 	out, err := r.run(ctx, "state", id)
 	if err != nil {
 		if strings.Contains(err.Error(), "does not exist") {
-			return snapshot.StatusStopped, nil
+			err = snapshot.ErrGone
 		}
-		return "", fmt.Errorf("ask state of container %s: %w", id, err)
+		return listed{}, fmt.Errorf("ask state of container %s: %w", id, err)
 	}
 	var state listed
 	if err := json.Unmarshal(out, &state); err != nil {
-		return "", fmt.Errorf("ask state of container %s: decode answer of %s: %w", id, r.Binary, err)
+		return listed{}, fmt.Errorf("ask state of container %s: decode answer of %s: %w", id, r.Binary, err)
 	}
-	return snapshot.Status(state.Status), nil
+	return state, nil
 }
 
 // Pause implements snapshot.Runtime.
@@ -143,26 +153,16 @@ func (r *Runc) orGone(ctx context.Context, id string, err error) error {
 
 // Dump implements snapshot.Runtime: a full dump into dir/images, CRIU's logs into dir/work.
 func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) {
-	images, work := filepath.Join(dir, "images"), filepath.Join(dir, "work")
-	for _, d := range []string{images, work} {
-		seen := r.seen(d)
-		if err := os.RemoveAll(seen); err != nil {
-			return snapshot.Dump{}, fmt.Errorf("clear %s: %w", d, err)
-		}
-		if err := os.MkdirAll(seen, 0o700); err != nil {
-			return snapshot.Dump{}, fmt.Errorf("make %s: %w", d, err)
-		}
+	images, work, err := r.clearDump(dir)
+	if err != nil {
+		return snapshot.Dump{}, err
 	}
 	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
 	if _, err := r.run(ctx, append(args, id)...); err != nil {
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
 	}
-	status, err := r.Status(ctx, id)
-	if err != nil {
+	if err := r.stillFrozen(ctx, id); err != nil {
 		return snapshot.Dump{}, err
-	}
-	if status != snapshot.StatusPaused {
-		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w: it is %s", id, snapshot.ErrNotFrozen, status)
 	}
 	dump := snapshot.Dump{Images: r.seen(images)}
 	counted, err := decode(filepath.Join(r.seen(work), crit.StatsDump), &stats.StatsEntry{})
@@ -176,6 +176,33 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 	return dump, err
 }
 
+// clearDump makes the empty folders of a dump below dir.
+func (r *Runc) clearDump(dir string) (images, work string, _ error) {
+	images, work = filepath.Join(dir, "images"), filepath.Join(dir, "work")
+	for _, d := range []string{images, work} {
+		seen := r.seen(d)
+		if err := os.RemoveAll(seen); err != nil {
+			return "", "", fmt.Errorf("clear %s: %w", d, err)
+		}
+		if err := os.MkdirAll(seen, 0o700); err != nil {
+			return "", "", fmt.Errorf("make %s: %w", d, err)
+		}
+	}
+	return images, work, nil
+}
+
+// stillFrozen holds that a dump has left the container frozen.
+func (r *Runc) stillFrozen(ctx context.Context, id string) error {
+	status, err := r.Status(ctx, id)
+	if err != nil {
+		return err
+	}
+	if status != snapshot.StatusPaused {
+		return fmt.Errorf("dump container %s: %w: it is %s", id, snapshot.ErrNotFrozen, status)
+	}
+	return nil
+}
+
 // seen is a host path as this process sees it.
 func (r *Runc) seen(hostPath string) string { return filepath.Join(r.HostRoot, hostPath) }
 
@@ -187,23 +214,35 @@ func (r *Runc) OnHost(ctx context.Context, argv ...string) error {
 
 // run calls the runtime and returns its standard output.
 func (r *Runc) run(ctx context.Context, args ...string) ([]byte, error) {
-	argv := []string{
+	return r.onHost(ctx, r.argv(args)...)
+}
+
+// argv is a call of the runtime.
+func (r *Runc) argv(args []string) []string {
+	return append([]string{
 		"env", "PATH=" + r.CRIUDir + ":" + hostPath, "CRIU_CONFIG_FILE=" + r.ConfigFile, r.Binary, "--root", r.Root,
-	}
-	return r.onHost(ctx, append(argv, args...)...)
+	}, args...)
 }
 
 const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-func (r *Runc) onHost(ctx context.Context, argv ...string) ([]byte, error) {
-	args := []string{
-		"--target", "1", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--", "/usr/bin/env", "PATH=" + hostPath,
+// hostCommand is a program in the namespaces of the host's pid 1, all of them or without the network.
+func (r *Runc) hostCommand(ctx context.Context, network bool, argv ...string) *exec.Cmd {
+	args := []string{"--target", "1", "--mount", "--uts", "--ipc", "--cgroup"}
+	if network {
+		args = append(args, "--net")
 	}
+	args = append(args, "--", "/usr/bin/env", "PATH="+hostPath)
 	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
 	// The whole group is killed with the call, for runc leaves its criu behind.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = waitDelay
+	return cmd
+}
+
+func (r *Runc) onHost(ctx context.Context, argv ...string) ([]byte, error) {
+	cmd := r.hostCommand(ctx, true, argv...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -1,0 +1,258 @@
+package criu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
+	"github.com/lifeboat-dev/lifeboat/store"
+)
+
+const (
+	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second.
+	settle = 5 * time.Second
+	// letGo bounds how long it takes to end a dump that failed.
+	letGo = 20 * time.Second
+)
+
+// proc is where PIDs are those of the host, in whose PID namespace this process runs, as nsenter's target 1 says.
+const proc = "/proc"
+
+// errNotLazy: the container can only be dumped in full.
+var errNotLazy = errors.New("no lazy dump")
+
+// Taken is a dump of which a sink has got the memory, in part or not at all.
+type Taken struct {
+	// Dump has all of it in Memory: Runs are those of the image as a restore wants it. The image on this node's disk may
+	// have fewer pages (Stored).
+	snapshot.Dump
+	// Stored says, by the name of the image, which pages the file on this node's disk has, in their order. The others have
+	// been handed to the sink.
+	Stored map[string][]store.Run
+	// NotLazy says why this is a full dump, which the sink has got nothing of; nil where it is none.
+	NotLazy error
+	// Read is about what was read for the sink.
+	Read memory.Stats
+}
+
+// DumpInto dumps the frozen container id below dir, a host path, without its private memory, which it reads from the
+// frozen tasks and hands to sink by the tasks' names (memory.Reader). Images in dir are then those of a full dump, but
+// for the pages that sink has got. The container stays frozen, also where DumpInto fails; ErrNotFrozen where it did not.
+//
+// Where a lazy dump is not supported or fails, it takes a full one instead, all of it in dir, and says so in Taken. It fails
+// where sink or ctx do, and where a full dump does.
+func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (Taken, error) {
+	taken, err := r.dumpLazily(ctx, id, dir, sink, closeServer)
+	if err == nil {
+		return taken, nil
+	}
+	var ofSink *sinkError
+	if errors.As(err, &ofSink) || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNotFrozen) || ctx.Err() != nil {
+		return Taken{}, err
+	}
+	full, fault := r.Dump(ctx, id, dir)
+	if fault != nil {
+		return Taken{}, errors.Join(err, fault)
+	}
+	taken = Taken{Dump: full, Stored: map[string][]store.Run{}, NotLazy: err}
+	for _, m := range full.Memory {
+		taken.Stored[m.Image] = m.Runs
+	}
+	return taken, nil
+}
+
+// LazyDumps returns nil where the host's CRIU and kernel can dump lazily, and otherwise what they say.
+func (r *Runc) LazyDumps(ctx context.Context) error {
+	for _, feature := range []string{"uffd-noncoop"} {
+		if _, err := r.onHost(ctx, "env", "PATH="+r.CRIUDir+":"+hostPath, "criu", "check", "--feature", feature); err != nil {
+			return fmt.Errorf("%w: CRIU's feature %s: %w", errNotLazy, feature, err)
+		}
+	}
+	return nil
+}
+
+// sinkError is an error of the caller's.
+type sinkError struct{ error }
+
+func (e *sinkError) Unwrap() error { return e.error }
+
+// dumpLazily is DumpInto without the full dump. finish tells CRIU to end.
+func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink, finish func() error) (Taken, error) {
+	state, err := r.state(ctx, id)
+	if err != nil {
+		return Taken{}, err
+	}
+	if err := hasOwnNetwork(state.PID); err != nil {
+		return Taken{}, fmt.Errorf("dump container %s: %w", id, err)
+	}
+	images, work, err := r.clearDump(dir)
+	if err != nil {
+		return Taken{}, err
+	}
+	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
+	args = append(args, "--lazy-pages", "--page-server", "127.0.0.1:"+strconv.Itoa(lazyPort), id)
+	var taken Taken
+	err = inRoom(func() error {
+		call, err := r.begin(ctx, args...)
+		if err != nil {
+			return err
+		}
+		err = awaitServer(ctx, call.exited, settle)
+		if err == nil {
+			taken, err = readLazy(ctx, r.seen(images), state.PID, sink)
+		}
+		if err == nil {
+			err = finish()
+		}
+		if err == nil {
+			err = call.wait(ctx)
+		}
+		if err != nil {
+			return errors.Join(err, r.letGo(ctx, id, state.PID, call))
+		}
+		return nil
+	})
+	if err != nil {
+		return Taken{}, fmt.Errorf("dump container %s lazily: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
+	}
+	return taken, r.stillFrozen(ctx, id)
+}
+
+// hasOwnNetwork holds that the tasks are in another network namespace than CRIU would be without ours. For those of the
+// host's CRIU, called in ours, would take the host's network to be the container's own, and dump it.
+func hasOwnNetwork(pid int) error {
+	its, err := os.Readlink(fmt.Sprintf("%s/%d/ns/net", proc, pid))
+	if errors.Is(err, os.ErrNotExist) {
+		return snapshot.ErrGone
+	}
+	hosts, fault := os.Readlink(proc + "/1/ns/net")
+	if err := errors.Join(err, fault); err != nil {
+		return fmt.Errorf("look at network namespaces: %w", err)
+	}
+	if its == hosts {
+		return fmt.Errorf("%w: the container has the host's network", errNotLazy)
+	}
+	return nil
+}
+
+// readLazy reads what CRIU's page maps in images name as lazy, all of it, and turns them into those of a full dump.
+func readLazy(ctx context.Context, images string, init int, sink memory.Sink) (Taken, error) {
+	maps, err := lazyMaps(images)
+	if err != nil {
+		return Taken{}, err
+	}
+	taken := Taken{Dump: snapshot.Dump{Images: images}, Stored: map[string][]store.Run{}}
+	var wanted []memory.Wanted
+	for _, m := range maps {
+		taken.RSSBytes += bytesOf(m.memory.Runs)
+		taken.Stored[m.memory.Image] = m.present
+		if len(m.memory.Runs) > 0 {
+			taken.Memory = append(taken.Memory, m.memory)
+		}
+		if len(m.lazy) > 0 {
+			wanted = append(wanted, memory.Wanted{Task: m.memory.Task, Runs: m.lazy})
+		}
+	}
+	reader := memory.Reader{Proc: proc}
+	taken.Read, err = reader.ReadExactly(ctx, init, wanted, func(ctx context.Context, task string, address uint64, pages []byte) error {
+		if err := sink(ctx, task, address, pages); err != nil {
+			return &sinkError{err}
+		}
+		return nil
+	})
+	for _, m := range maps {
+		if err == nil {
+			err = m.flatten()
+		}
+	}
+	return taken, err
+}
+
+// call is a running call of the runtime, which ctx does not end: that is letGo's, in the right order.
+type call struct {
+	cmd            *exec.Cmd
+	stdout, stderr bytes.Buffer
+	exited         chan struct{}
+	err            error // when exited
+}
+
+// begin starts the runtime in this thread's network namespace and not in the host's.
+func (r *Runc) begin(ctx context.Context, args ...string) (*call, error) {
+	c := &call{exited: make(chan struct{})}
+	c.cmd = r.hostCommand(context.WithoutCancel(ctx), false, r.argv(args)...)
+	c.cmd.Stdout, c.cmd.Stderr = &c.stdout, &c.stderr
+	if err := c.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", r.Binary, err)
+	}
+	go func() {
+		defer close(c.exited)
+		if c.err = c.cmd.Wait(); c.err != nil {
+			// runc quotes CRIU's log first.
+			said := strings.Split(strings.TrimSpace(c.stderr.String()), "\n")
+			c.err = fmt.Errorf("%w: %s", c.err, said[len(said)-1])
+		}
+	}()
+	return c, nil
+}
+
+func (c *call) wait(ctx context.Context) error {
+	select {
+	case <-c.exited:
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// letGo ends a dump that failed: the cgroup is frozen first, for CRIU has thawed it and holds the tasks itself; then CRIU is
+// killed, which lets them go, and runc ends by that.
+func (r *Runc) letGo(ctx context.Context, id string, init int, c *call) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), letGo)
+	defer cancel()
+	frozen := r.Pause(ctx, id)
+	if errors.Is(frozen, snapshot.ErrGone) {
+		frozen = nil
+	}
+	if tracer := tracerOf(init); tracer > 0 {
+		// A debugger in the container is none of ours.
+		if group, err := syscall.Getpgid(tracer); err == nil && group == c.cmd.Process.Pid {
+			_ = syscall.Kill(tracer, syscall.SIGKILL) // where it has ended just now, all is well
+		}
+	}
+	select {
+	case <-c.exited:
+	case <-time.After(waitDelay):
+		_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+		<-c.exited
+	}
+	// As CRIU ends by itself it may thaw what was frozen.
+	if err := errors.Join(frozen, r.Pause(ctx, id)); err != nil && !errors.Is(err, snapshot.ErrGone) {
+		return fmt.Errorf("%w: %w", snapshot.ErrNotFrozen, err)
+	}
+	return c.err
+}
+
+// tracerOf is the PID of who traces a process, 0 where nobody does.
+func tracerOf(pid int) int {
+	status, err := os.ReadFile(fmt.Sprintf("%s/%d/status", proc, pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(status), "\nTracerPid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	tracer, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		return 0
+	}
+	return tracer
+}
