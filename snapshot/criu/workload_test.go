@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -179,8 +178,7 @@ func (w *workload) run() {
 	for n := 0; n < 8; n++ {
 		go func() { // threads with a stack and a system call each
 			for {
-				nap := unix.NsecToTimespec(5e6)
-				_ = unix.Nanosleep(&nap, nil)
+				nap(5e6)
 			}
 		}()
 	}
@@ -191,8 +189,13 @@ func (w *workload) run() {
 			w.prove(p)
 		}
 		must(count.WriteAt(fmt.Appendf(nil, countFormat, round), 0))
-		time.Sleep(10 * time.Millisecond)
+		nap(1e7)
 	}
+}
+
+func nap(nanoseconds int64) {
+	left := unix.NsecToTimespec(nanoseconds)
+	_ = unix.Nanosleep(&left, nil)
 }
 
 // hugePages says whether the machine has huge pages set aside.
@@ -210,6 +213,6 @@ func big() {
 	w.write(w.parts[0])
 	check(os.WriteFile("/parent", fmt.Appendf(nil, countFormat, 1), 0o600))
 	for {
-		time.Sleep(time.Second)
+		nap(1e9)
 	}
 }
