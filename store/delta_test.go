@@ -72,9 +72,9 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 			{"cut in a block", []sample{file("f", a[:16*page+100])}, 1},
 			{"cut at a block", []sample{file("f", a[:16*page])}, 0},
 			{"emptied", []sample{file("f", nil), file("g", a[:page])}, 1},
-			{"grown", []sample{file("f", a[:8*page+1]), file("g", a[:page])}, 9},
-			{"into the middle", []sample{file("f", with(a[:8*page+1], 4, b[:100])), file("g", a[:page])}, 1},
-			{"the last byte", []sample{file("f", with(with(a[:8*page+1], 4, b[:100]), 8, []byte{^a[8*page]})), file("g", a[:page])}, 1},
+			{"grown", []sample{file("f", a[:8*page+5]), file("g", a[:page])}, 9},
+			{"into the middle", []sample{file("f", with(a[:8*page+5], 4, b[:100])), file("g", a[:page])}, 1},
+			{"the last byte", []sample{file("f", with(with(a[:8*page+5], 4, b[:100]), 8, []byte{^a[8*page]})), file("g", a[:page])}, 1},
 		}},
 		{"a file becomes inline and back", []step{
 			{"first", []sample{file("f", a[:page]), file("g", b[:page])}, 2},

@@ -8,3 +8,10 @@ func (r *Reader) PackKeys() []string {
 	}
 	return keys
 }
+
+// NewBlocks is how many blocks have been stored so far.
+func (w *Writer) NewBlocks() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.hashes)
+}

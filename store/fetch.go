@@ -30,8 +30,8 @@ type File interface {
 }
 
 // Fetch brings a generation into a Sink. After an error Run may be called again, and goes on with the packs that have
-// not been written wholly; Make and Finish are not called again for what they
-// have made and finished. It is not for concurrent use.
+// not been written wholly; Make and Finish are not called again for what they have made and finished. It is not for
+// concurrent use.
 //
 // No byte is written that is not authentic, and none outside of the places that Make made. Memory is bounded by 4 packs
 // and frames, 65 MiB, beside the manifest.
