@@ -242,15 +242,27 @@ func TestReapBesideAWriter(t *testing.T) {
 	}
 }
 
-// A reader of HEAD's generation is not disturbed at any point of a reap.
+// A reader that is in the middle of HEAD's generation ends well, although the next is committed and all else reaped.
 func TestReapBesideAReader(t *testing.T) {
 	all := ages()
 	b := mem.New()
-	committed(t, b, all...)
-	r := openNewest(t, b)
-	_, err := store.New(b, upkeyed).Reap(t.Context(), upkept, store.ReapOptions{Keep: 1})
+	committed(t, b, all[:3]...)
+	gate := storetest.NewGate()
+	held := storetest.NewFaulty(t, b, storetest.Fault{Op: storetest.OpGet, Key: "packs/", Effect: storetest.Hold, Gate: gate})
+	r := openNewest(t, held)
+	done := make(chan error)
+	var got memory
+	go func() {
+		var err error
+		got, err = restored(t.Context(), r)
+		done <- err
+	}()
+	<-gate.Reached()
+	committed(t, b, all[3])
+	report, err := store.New(b, upkeyed).Reap(t.Context(), upkept, store.ReapOptions{Keep: 1, Grace: time.Hour})
 	require.NoError(t, err)
-	got, err := restored(t.Context(), r)
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(all[3].pages, got.pages))
+	require.Equal(t, 4, report.KeptManifests.Objects)
+	gate.Open()
+	require.NoError(t, <-done)
+	require.True(t, bytes.Equal(all[2].pages, got.pages))
 }

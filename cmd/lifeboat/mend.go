@@ -76,8 +76,9 @@ func (s *session) newRebuild() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rebuild TARGET", Short: "Make HEAD anew where it is lost or damaged",
 		Long: `Makes a HEAD that names the newest complete generation, where HEAD is lost or damaged, or where the generation that it
-names is. Every writer of before is fenced. What it chooses may be a generation that was whole but never committed: its
-source may have gone on after it. No reap of the target may run meanwhile. Refused where HEAD is sound.`,
+names is. Every writer of before is fenced: a job that runs now cannot be saved any more, so rebuild what waits to be
+restored. What it chooses may be a generation that was whole but never committed: its source may have gone on after
+it. No reap of the target may run meanwhile. Refused where HEAD is sound.`,
 		Args: exactArgs(1, "one TARGET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, fault := store.ParseTarget(args[0])

@@ -169,6 +169,6 @@ func (v *verification) print() error {
 		}
 		faults.add(f.Kind, f.Target, number, f.Key, f.Error)
 	}
-	err := found{fmt.Sprintf("%d faults found", len(v.Faults))}
+	err := found{fmt.Sprintf("damage found: %d faults, listed above", len(v.Faults))}
 	return errors.Join(v.session.print(v, lines, faults), err)
 }
