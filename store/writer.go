@@ -330,7 +330,7 @@ func (w *Writer) compare(ctx context.Context, s stream, place uint64, blocks []b
 				return err
 			}
 		}
-		if id != old {
+		if id != old && !(s.file && id == blockZero && old == blockAbsent) { // holes of files take no memory
 			t.set(w, at, id)
 		}
 	}
