@@ -19,15 +19,29 @@ func (s series) add(name string, value float64) { s[name] = append(s[name], valu
 
 // median of what was added under the name. It panics where nothing was: no row may show what was not measured.
 func (s series) median(name string) float64 {
-	values := slices.Sorted(slices.Values(s[name]))
-	if len(values) == 0 {
+	if len(s[name]) == 0 {
 		panic("bench: nothing was measured as " + name)
 	}
+	return median(s[name])
+}
+
+// median of one value or more.
+func median(values []float64) float64 {
+	values = slices.Sorted(slices.Values(values))
 	half := len(values) / 2
 	if len(values)%2 == 0 {
 		return (values[half-1] + values[half]) / 2
 	}
 	return values[half]
+}
+
+// total is the sum of values.
+func total(values []float64) float64 {
+	var sum float64
+	for _, value := range values {
+		sum += value
+	}
+	return sum
 }
 
 // wall and cpu are how take names what it measured.
