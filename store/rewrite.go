@@ -208,9 +208,12 @@ func (r *rewrite) run(ctx context.Context) error {
 	}
 	defer opener.close()
 	reader := &Reader{store: w.store, target: w.target, keys: w.keys}
-	buf := make([]byte, maxPackSize)
+	var buf []byte
 	for i, at := range r.packs {
 		pack := w.packs[at] // they never change
+		if int64(cap(buf)) < pack.size {
+			buf = make([]byte, pack.size)
+		}
 		body, err := reader.readPack(ctx, pack.packInfo, buf)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"testing"
@@ -222,4 +223,42 @@ func TestRewriteEndsWithItsContext(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 	requireRestores(t, b, 0, all[2])
+}
+
+// More than the packer holds at a time, scattered over several packs, while pages are added.
+func TestRewriteOfManyPacks(t *testing.T) {
+	b := mem.New()
+	const pages = 12 << 10 // three packs
+	first := newMemory(pages)
+	second := memory{pages: bytes.Clone(first.pages), file: first.file}
+	for at := range pages {
+		if at%16 != 3 && at%16 != 9 {
+			copy(second.pages[at*store.BlockSize:], noise(uint64(at+7), 64))
+		}
+	}
+	committed(t, b, first, second)
+	s := store.New(b, upkeyed)
+	third := second.changed(1, 100, 1)
+	var report store.RewriteReport
+	_, err := third.commit(t.Context(), s, 0, func(w *store.Writer) error {
+		var adding sync.WaitGroup
+		defer adding.Wait()
+		for at := 0; at < len(third.pages); at += 1 << 20 {
+			adding.Go(func() {
+				if err := w.AddPages(t.Context(), upkeepTask, upkeepAddress+uint64(at), third.pages[at:at+1<<20]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		var err error
+		report, err = w.Rewrite(t.Context(), store.RewriteOptions{})
+		return err
+	})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, report.Packs, 3)
+	require.InDelta(t, pages/8, report.Blocks, 10)
+	requireRestores(t, b, 0, third)
+	generations, err := s.Generations(t.Context(), upkept)
+	require.NoError(t, err)
+	require.Less(t, generations[0].ReadAmplification(), 1.25)
 }

@@ -42,6 +42,24 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
+// What parses names the same objects when it is printed and parsed again.
+func FuzzParseTarget(f *testing.F) {
+	f.Add("c/ns/name-6f1d6c1c-0000-4000-8000-00000000000a")
+	f.Add("v1/c/ns/a-b/")
+	f.Add("v1/v1/v1/v1-v1")
+	f.Fuzz(func(t *testing.T, text string) {
+		target, err := store.ParseTarget(text)
+		if err != nil {
+			require.ErrorIs(t, err, store.ErrInvalid)
+			return
+		}
+		require.NoError(t, store.ValidateKey(target.Prefix()+"HEAD"))
+		again, err := store.ParseTarget(target.String())
+		require.NoError(t, err)
+		require.Equal(t, target, again)
+	})
+}
+
 func TestTargets(t *testing.T) {
 	b := mem.New()
 	objects := []string{

@@ -185,7 +185,8 @@ func requireNextWriter(t *testing.T, b store.Bucket, now memory) {
 	requireRestores(t, b, 0, next)
 }
 
-// crashEverywhere stops act after each of its bucket calls, made or not made, and has the bucket checked by after.
+// crashEverywhere stops act at each of its bucket calls, made or not made, or has it go on after a lost reply, and has the
+// bucket checked by after.
 func crashEverywhere(t *testing.T, prepare func(t *testing.T) *mem.Bucket, act func(context.Context, *store.Store) error,
 	after func(t *testing.T, b *mem.Bucket)) {
 	t.Helper()
@@ -193,13 +194,21 @@ func crashEverywhere(t *testing.T, prepare func(t *testing.T) *mem.Bucket, act f
 	require.NoError(t, act(t.Context(), store.New(counting, upkeyed)))
 	calls := len(counting.Calls())
 	require.Positive(t, calls)
+	cases := []struct {
+		name  string
+		fault storetest.Fault
+	}{
+		{"dies before", storetest.Fault{Effect: storetest.Fail, Down: true}},
+		{"dies after", storetest.Fault{Effect: storetest.Lose, Down: true}},
+		{"lost reply", storetest.Fault{Effect: storetest.Lose}},
+	}
 	for at := 1; at <= calls; at++ {
-		for _, effect := range []storetest.Effect{storetest.Fail, storetest.Lose} {
-			t.Run(fmt.Sprintf("call %d of %d effect %d", at, calls, effect), func(t *testing.T) {
+		for _, c := range cases {
+			t.Run(fmt.Sprintf("%s call %d of %d", c.name, at, calls), func(t *testing.T) {
 				bucket := prepare(t)
-				faulty := storetest.NewFaulty(t, bucket, storetest.Fault{At: at, Effect: effect, Down: true})
-				err := act(t.Context(), store.New(faulty, upkeyed))
-				if effect == storetest.Fail || at < calls {
+				c.fault.At = at
+				err := act(t.Context(), store.New(storetest.NewFaulty(t, bucket, c.fault), upkeyed))
+				if c.fault.Down || err != nil {
 					require.ErrorIs(t, err, storetest.ErrInjected)
 				}
 				after(t, bucket)
@@ -223,8 +232,20 @@ func manifestsOf(t *testing.T, b store.Bucket) []string {
 	return slices.DeleteFunc(upkeepKeys(t, b), func(key string) bool { return !strings.HasPrefix(key, "gen/") })
 }
 
+// packsOf are the packs in the order in which they were put; that of their names is another within a millisecond.
 func packsOf(t *testing.T, b store.Bucket) []string {
-	return slices.DeleteFunc(upkeepKeys(t, b), func(key string) bool { return !strings.HasPrefix(key, "packs/") })
+	t.Helper()
+	var packs []store.Info
+	for info, err := range b.List(t.Context(), upkept.Prefix()+"packs/") {
+		require.NoError(t, err)
+		packs = append(packs, info)
+	}
+	slices.SortFunc(packs, func(a, b store.Info) int { return a.Modified.Compare(b.Modified) })
+	var keys []string
+	for _, info := range packs {
+		keys = append(keys, strings.TrimPrefix(info.Key, upkept.Prefix()))
+	}
+	return keys
 }
 
 // copied is a bucket with the same objects.

@@ -87,6 +87,14 @@ func (p *place) files(t *testing.T, pattern string) []string {
 	return names
 }
 
+// needed are the packs of the newest generation; the others are gone after that.
+func (p *place) needed(t *testing.T) []string {
+	t.Helper()
+	code, _, errs := p.run(t, "store", "reap", train.String(), "--keep", "1", "--grace", "0s")
+	require.Equal(t, exitFine, code, errs)
+	return p.files(t, "packs/*")
+}
+
 func (p *place) flip(t *testing.T, name string) {
 	t.Helper()
 	body, err := os.ReadFile(name)

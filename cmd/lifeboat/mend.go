@@ -149,7 +149,8 @@ func (s *session) newRotateKey() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rotate-key TARGET… | --all", Short: "Wrap the targets' data keys under the first key of the file",
 		Long: `Wraps each target's data key under the first key of --encryption-key-file. The file also needs the key that it is wrapped
-under now, in a later line. Nothing else is written: what is stored stays as it is.`,
+under now, in a later line. Nothing else is written: what is stored stays as it is. With --all, what is left of targets
+whose data key is gone is passed over.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			type item struct {
 				Target    string `json:"target"`
@@ -161,6 +162,10 @@ under now, in a later line. Nothing else is written: what is stored stays as it 
 			lines := &table{head: []string{"TARGET", "REWRAPPED"}}
 			err := s.each(cmd.Context(), sel, args, nil, func(target store.Target) error {
 				rotated, err := s.store.RotateKey(cmd.Context(), target)
+				if sel.all && errors.Is(err, store.ErrNotFound) {
+					s.note("%s has no data key, and is passed over: see `lifeboat store verify`", target)
+					return nil
+				}
 				if err != nil {
 					return fmt.Errorf("%s: %w", target, err)
 				}

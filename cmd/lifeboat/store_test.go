@@ -149,8 +149,8 @@ func TestVerify(t *testing.T) {
 		generation float64
 		damage     func(t *testing.T, p *place)
 	}{
-		{"pack damaged", "PackCorrupt", 3, func(t *testing.T, p *place) { p.flip(t, p.files(t, "packs/*")[0]) }},
-		{"pack gone", "PackMissing", 3, func(t *testing.T, p *place) { require.NoError(t, os.Remove(p.files(t, "packs/*")[2])) }},
+		{"pack damaged", "PackCorrupt", 3, func(t *testing.T, p *place) { p.flip(t, p.needed(t)[0]) }},
+		{"pack gone", "PackMissing", 3, func(t *testing.T, p *place) { require.NoError(t, os.Remove(p.needed(t)[1])) }},
 		{"manifest damaged", "ManifestCorrupt", 0, func(t *testing.T, p *place) { p.flip(t, p.files(t, "gen/3-0/manifest")[0]) }},
 		{"manifest gone", "ManifestCorrupt", 0, func(t *testing.T, p *place) { require.NoError(t, os.Remove(p.files(t, "gen/3-0/manifest")[0])) }},
 		{"HEAD damaged", "HeadCorrupt", 0, func(t *testing.T, p *place) { p.flip(t, p.files(t, "HEAD")[0]) }},
