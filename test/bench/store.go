@@ -114,7 +114,8 @@ func (l *storeLab) rows() []Row {
 	for _, more := range []func() []Row{l.scanRows, l.costRows, l.uploadRows, l.fetchRows, l.memoryRows} {
 		rows = append(rows, more()...)
 	}
-	return rows
+	// A busy machine makes seconds longer, those of CPU too where two threads share a core.
+	return append(rows, Row{Name: "CPU that others used meanwhile", Value: l.median(otherLoad), Unit: "% of the machine"})
 }
 
 // compress writes one plain zstd stream at the fastest level.
