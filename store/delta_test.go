@@ -102,6 +102,7 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 					gen, next, err := writeDelta(t.Context(), s, meta(int64(i+1), 0), step.all, opts)
 					require.NoError(t, err, step.name)
 					require.Equal(t, step.stored, gen.NewBlocks, step.name)
+					require.Equal(t, int64(i+1), next.Head().Number)
 					if opts.Base = next; base == "bucket" {
 						opts.Base, err = s.Base(t.Context(), target)
 						require.NoError(t, err, step.name)
