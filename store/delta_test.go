@@ -21,21 +21,23 @@ func with(content []byte, place int, by []byte) []byte {
 	return content
 }
 
-// Each step is one generation; stored is how many blocks it must store, whether its base is the one in memory or the one
-// that is read from the bucket.
-func TestOnlyWhatChangedIsStored(t *testing.T) {
+// step is one generation, and how many blocks it must store.
+type step struct {
+	name   string
+	all    []sample
+	stored int64
+}
+
+type steps struct {
+	name  string
+	steps []step
+}
+
+func deltas() []steps {
 	a, b := random(1, 64*page), random(2, 64*page)
 	zeros := make([]byte, 64*page)
-	type step struct {
-		name   string
-		all    []sample
-		stored int64
-	}
 	same := []sample{image("1", a, at(1<<20, 64)), file("f", b)}
-	cases := []struct {
-		name  string
-		steps []step
-	}{
+	return []steps{
 		{"unchanged", []step{{"first", same, 128}, {"second", same, 0}, {"third", same, 0}}},
 		{"changed pages", []step{
 			{"first", same, 128},
@@ -87,7 +89,11 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 			{"file again", []sample{file("f", a[:page]), file("g", b[:page])}, 1},
 		}},
 	}
-	for _, c := range cases {
+}
+
+// It makes no difference whether the base is the one in memory or the one that is read from the bucket.
+func TestOnlyWhatChangedIsStored(t *testing.T) {
+	for _, c := range deltas() {
 		for _, base := range []string{"memory", "bucket"} {
 			t.Run(c.name+", base from "+base, func(t *testing.T) {
 				s := store.New(mem.New(), testRing)
@@ -96,6 +102,7 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 					gen, next, err := writeDelta(t.Context(), s, meta(int64(i+1), 0), step.all, opts)
 					require.NoError(t, err, step.name)
 					require.Equal(t, step.stored, gen.NewBlocks, step.name)
+					require.Equal(t, int64(i+1), next.Head().Number)
 					if opts.Base = next; base == "bucket" {
 						opts.Base, err = s.Base(t.Context(), target)
 						require.NoError(t, err, step.name)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"sync"
@@ -297,4 +298,49 @@ func TestMemoryOfAFetch(t *testing.T) {
 	require.NoError(t, r.Fetch(sink).Run(t.Context()))
 	t.Logf("%d MiB", (sink.most-before)>>20)
 	require.LessOrEqual(t, sink.most-before, int64(66<<20), "65 MiB and the manifest")
+}
+
+// counting is a sink that keeps count of the files that are open.
+type counting struct {
+	*memSink
+	mu         sync.Mutex
+	open, most int
+}
+
+func (s *counting) Open(e store.Entry) (store.File, error) {
+	f, err := s.memSink.Open(e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open++
+	s.most = max(s.most, s.open)
+	return countedFile{f, s}, err
+}
+
+type countedFile struct {
+	store.File
+	sink *counting
+}
+
+func (f countedFile) Close() error {
+	f.sink.mu.Lock()
+	defer f.sink.mu.Unlock()
+	f.sink.open--
+	return f.File.Close()
+}
+
+func TestManyFilesOfAPack(t *testing.T) {
+	s := store.New(mem.New(), testRing)
+	var all []sample
+	for i := range 200 {
+		all = append(all, file(fmt.Sprintf("f/%d", i), random(byte(i), 1+i*50)))
+	}
+	_, err := write(t.Context(), s, 1, 0, all)
+	require.NoError(t, err)
+	r, err := s.Open(t.Context(), target, 1, 0)
+	require.NoError(t, err)
+	sink := &counting{memSink: newSink()}
+	require.NoError(t, r.Fetch(sink).Run(t.Context()))
+	requireSame(t, all, sink.samples())
+	require.Zero(t, sink.open, "all are closed")
+	require.LessOrEqual(t, sink.most, 16)
 }

@@ -3,6 +3,8 @@ package store
 import (
 	"bytes"
 	"encoding/base64"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,43 +12,78 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a manifest decodes to is encoded to the same again, and whoever reads it stays within its bounds.
+// requireSane decodes sections. What they decode to is encoded to the same again, and whoever reads it stays within its
+// bounds.
+func requireSane(t *testing.T, sections [][]byte) {
+	t.Helper()
+	m, err := decodeManifest(sections)
+	if err != nil {
+		return
+	}
+	again, err := decodeManifest(m.encode())
+	require.NoError(t, err)
+	require.Equal(t, m, again)
+
+	base := &Base{next: firstBlock, tables: map[stream]*table{}}
+	for _, info := range m.packs {
+		base.packs = append(base.packs, &livePack{packInfo: info, first: base.next})
+		base.next += blockID(info.blocks)
+	}
+	for i := range m.records {
+		rec := &m.records[i]
+		if rec.Size > 64<<20 {
+			return // true, but long
+		}
+		base.place(rec)
+		var pages int64
+		for _, span := range rec.spans(rec.runs) {
+			pages += span.blocks
+			if span.pack != zeroPack {
+				require.LessOrEqual(t, span.at+int(span.blocks), m.packs[span.pack].blocks)
+			}
+		}
+		if rec.task != "" {
+			require.Equal(t, rec.Size, pages*BlockSize)
+		}
+	}
+	(&Reader{contents: m}).Fetch(nil)
+}
+
 func FuzzDecodeManifest(f *testing.F) {
 	sections := formatManifest(f).encode()
 	f.Add(sections[0], sections[1], sections[2], sections[3], sections[4], sections[5])
 	f.Fuzz(func(t *testing.T, main, inline, runs, packs, starts, blocks []byte) {
-		m, err := decodeManifest([][]byte{main, inline, runs, packs, starts, blocks})
-		if err != nil {
-			return
-		}
-		again, err := decodeManifest(m.encode())
-		require.NoError(t, err)
-		require.Equal(t, m, again)
+		requireSane(t, [][]byte{main, inline, runs, packs, starts, blocks})
+	})
+}
 
-		base := &Base{next: firstBlock, tables: map[stream]*table{}}
-		for _, info := range m.packs {
-			base.packs = append(base.packs, &livePack{packInfo: info, first: base.next})
-			base.next += blockID(info.blocks)
-		}
-		for i := range m.records {
-			rec := &m.records[i]
-			if rec.Size > 64<<20 {
-				return // true, but long
-			}
-			base.place(rec)
-			var pages int64
-			for _, span := range rec.spans(rec.runs) {
-				pages += span.blocks
-				if span.pack != zeroPack {
-					require.LessOrEqual(t, span.at+int(span.blocks), m.packs[span.pack].blocks)
+// A byte changed, inserted or left out, everywhere, and pairs of changes at random: most of these a fuzzer does not reach.
+func TestMutatedManifests(t *testing.T) {
+	sections := formatManifest(t).encode()
+	values := []byte{0, 1, 2, 0x7f, 0x80, 0xff}
+	for i, section := range sections {
+		for at := range section {
+			for _, value := range values {
+				for _, with := range [][]byte{{value}, {value, section[at]}, {section[at] + value}, bytes.Repeat([]byte{0xff}, 9), nil} {
+					mutated := slices.Clone(sections)
+					mutated[i] = slices.Concat(section[:at], with, section[at+1:])
+					requireSane(t, mutated)
 				}
 			}
-			if rec.task != "" {
-				require.Equal(t, rec.Size, pages*BlockSize)
+		}
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		mutated := slices.Clone(sections)
+		for range 1 + rng.IntN(4) {
+			i := rng.IntN(len(sections))
+			if at := len(mutated[i]); at > 0 {
+				at = rng.IntN(at)
+				mutated[i] = slices.Concat(mutated[i][:at], []byte{values[rng.IntN(len(values))]}, mutated[i][at+rng.IntN(2):])
 			}
 		}
-		(&Reader{contents: m}).Fetch(nil)
-	})
+		requireSane(t, mutated)
+	}
 }
 
 func FuzzUnpackSections(f *testing.F) {

@@ -187,12 +187,11 @@ func TestCrashOfReap(t *testing.T) {
 		return err
 	}
 	crashEverywhere(t, prepare, act, func(t *testing.T, b *mem.Bucket) {
-		requireRestores(t, b, 4, all[3])
-		requireRestores(t, b, 3, all[2])
-		// Whatever is left of the others is left whole.
+		// What stays is whole, and so is whatever is left of the others.
 		s := store.New(b, upkeyed)
 		generations, err := s.Generations(t.Context(), upkept)
 		require.NoError(t, err)
+		require.GreaterOrEqual(t, len(generations), 2)
 		for _, g := range generations {
 			requireRestores(t, b, g.Number, all[g.Number-1])
 		}
