@@ -82,6 +82,18 @@ func (s *Store) readManifest(ctx context.Context, target Target, keys *targetKey
 // Meta returns what the writer said of the generation.
 func (r *Reader) Meta() Meta { return r.contents.meta }
 
+// StoredBytes is what the bucket took for the packs that the generation's own writer put; those it took over from
+// generations before are not counted.
+func (r *Reader) StoredBytes() int64 {
+	var bytes int64
+	for _, pack := range r.contents.packs {
+		if pack.number == r.contents.meta.Number && pack.epoch == r.contents.meta.Epoch {
+			bytes += pack.size
+		}
+	}
+	return bytes
+}
+
 // PackBytes is what the packs of the generation take in the bucket.
 func (r *Reader) PackBytes() int64 {
 	var bytes int64

@@ -26,8 +26,8 @@ type config struct {
 // bind declares the flags.
 func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.bucket, "bucket", "", "s3://bucket/prefix?region=…, file:///folder (LIFEBOAT_BUCKET)")
-	flags.StringVar(&c.keyFile, "encryption-key-file", "",
-		"file with the master key, or several, a line each (LIFEBOAT_ENCRYPTION_KEY_FILE)")
+	flags.StringVar(&c.keyFile, "key-file", "",
+		"file with the master key, or several, a line each (LIFEBOAT_KEY_FILE)")
 	flags.StringVarP(&c.output, "output", "o", "table", "table, or json with bytes and times as they are (LIFEBOAT_OUTPUT)")
 	flags.BoolVar(&c.quiet, "quiet", false, "of what was done print errors and faults alone (LIFEBOAT_QUIET)")
 	flags.BoolVar(&c.progress, "progress", false, "show progress although stderr is no terminal (LIFEBOAT_PROGRESS)")
@@ -58,8 +58,8 @@ const (
 	keyUnused
 )
 
-const keyHint = "no encryption key: only ls and rm need none, and du tells less without: give --encryption-key-file, or set " +
-	"LIFEBOAT_ENCRYPTION_KEY_FILE. The key is in the Secret lifeboat-key: kubectl -n lifeboat-system get secret lifeboat-key " +
+const keyHint = "no encryption key: only ls and rm need none, and du tells less without: give --key-file, or set " +
+	"LIFEBOAT_KEY_FILE. The key is in the Secret lifeboat-key: kubectl -n lifeboat-system get secret lifeboat-key " +
 	"-o jsonpath='{.data.key}' | base64 -d > key"
 
 // Validate returns all faults joined.

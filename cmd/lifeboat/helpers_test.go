@@ -32,7 +32,7 @@ func newPlace(t *testing.T) *place {
 	dir := t.TempDir()
 	p := &place{folder: filepath.Join(dir, "bucket"), keyFile: filepath.Join(dir, "key")}
 	require.NoError(t, os.WriteFile(p.keyFile, []byte(keyText+"\n"), 0o600))
-	p.env = map[string]string{"LIFEBOAT_BUCKET": "file://" + p.folder, "LIFEBOAT_ENCRYPTION_KEY_FILE": p.keyFile}
+	p.env = map[string]string{"LIFEBOAT_BUCKET": "file://" + p.folder, "LIFEBOAT_KEY_FILE": p.keyFile}
 	p.write(t, train, 3)
 	return p
 }

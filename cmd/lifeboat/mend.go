@@ -148,7 +148,7 @@ func (s *session) newRotateKey() *cobra.Command {
 	var sel selection
 	cmd := &cobra.Command{
 		Use: "rotate-key TARGET… | --all", Short: "Wrap the targets' data keys under the first key of the file",
-		Long: `Wraps each target's data key under the first key of --encryption-key-file. The file also needs the key that it is wrapped
+		Long: `Wraps each target's data key under the first key of --key-file. The file also needs the key that it is wrapped
 under now, in a later line. Nothing else is written: what is stored stays as it is. With --all, what is left of targets
 whose data key is gone is passed over.`,
 		RunE: func(cmd *cobra.Command, args []string) error {

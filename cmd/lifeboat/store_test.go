@@ -29,7 +29,7 @@ func TestUsage(t *testing.T) {
 		{"target and all", []string{"store", "verify", "--all", target}, nil, []string{"not both"}},
 		{"all faults at once", []string{"store", "reap", "x", "--grace", "-1h", "-o", "yaml"}, map[string]string{"LIFEBOAT_BUCKET": ""},
 			[]string{"--bucket is empty", "neither table nor json", "--keep", "--grace", "CLUSTER/NAMESPACE/NAME-UID"}},
-		{"no key", []string{"store", "show", target}, map[string]string{"LIFEBOAT_ENCRYPTION_KEY_FILE": ""},
+		{"no key", []string{"store", "show", target}, map[string]string{"LIFEBOAT_KEY_FILE": ""},
 			[]string{"no encryption key", "only ls and rm need none", "kubectl -n lifeboat-system get secret lifeboat-key"}},
 		{"sample", []string{"store", "verify", target, "--sample", "0"}, nil, []string{"--sample: 0"}},
 		{"generation", []string{"store", "show", target, "newest"}, nil, []string{`generation "newest"`}},
@@ -66,7 +66,7 @@ func TestFlagsOverEnvironment(t *testing.T) {
 	code, _, errs := p.run(t, "store", "ls", "--bucket", "file:///no/such/folder")
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "no such file or directory")
-	code, _, errs = p.run(t, "store", "du", "--encryption-key-file", "/no/key")
+	code, _, errs = p.run(t, "store", "du", "--key-file", "/no/key")
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "read the encryption key")
 	require.NoError(t, os.WriteFile(p.keyFile, []byte(keyText[:60]), 0o600))
@@ -114,7 +114,7 @@ func TestLook(t *testing.T) {
 
 	result = p.json(t, exitFine, "du")
 	require.Equal(t, 3.0, at(t, result, "targets", 0, "livePacks", "objects"))
-	delete(p.env, "LIFEBOAT_ENCRYPTION_KEY_FILE")
+	delete(p.env, "LIFEBOAT_KEY_FILE")
 	result = p.json(t, exitFine, "du")
 	require.Equal(t, 6.0, at(t, result, "targets", 0, "unclassified", "objects"))
 	require.Nil(t, at(t, result, "targets", 0, "readAmplification"))
@@ -226,7 +226,7 @@ func TestMend(t *testing.T) {
 	require.NoError(t, os.WriteFile(p.keyFile, []byte(strings.Repeat("ab", 32)), 0o600))
 	p.json(t, exitFine, "verify", target)
 
-	delete(p.env, "LIFEBOAT_ENCRYPTION_KEY_FILE")
+	delete(p.env, "LIFEBOAT_KEY_FILE")
 	require.Equal(t, target, at(t, p.json(t, exitFine, "rm", target, "--yes"), "removed"))
 	require.Empty(t, at(t, p.json(t, exitFine, "ls"), "targets"))
 	p.json(t, exitFine, "rm", target, "--yes")
