@@ -69,6 +69,11 @@ func deltas() []steps {
 			{"grown at the end", []sample{image("1", a, at(1<<20, 64))}, 32},
 			{"cut in the middle", []sample{image("1", append(bytes.Clone(a[:8*page]), a[56*page:]...), at(1<<20, 8), at(1<<20+56*page, 8))}, 0},
 		}},
+		{"areas that go and come back", []step{
+			{"first", []sample{image("1", a, at(1<<20, 64))}, 64},
+			{"a part is gone", []sample{image("1", a[:60*page], at(1<<20, 60))}, 0},
+			{"back again", []sample{image("1", a, at(1<<20, 64))}, 4},
+		}},
 		{"files cut, grown and written into", []step{
 			{"first", []sample{file("f", a[:32*page+100])}, 33},
 			{"cut in a block", []sample{file("f", a[:16*page+100])}, 1},

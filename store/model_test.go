@@ -162,6 +162,19 @@ func (m *model) generation(t *testing.T, s *store.Store, bucket store.Bucket, nu
 	if number%13 == 0 {
 		opts.Base = nil
 	}
+	if number > 1 { // the base that is in the bucket is as good
+		var news []int
+		fromBucket, err := s.Base(t.Context(), target)
+		require.NoError(t, err)
+		for _, base := range []*store.Base{base, fromBucket} {
+			w, err := s.Begin(t.Context(), target, meta(number, 0), store.WriteOptions{Base: base})
+			require.NoError(t, err)
+			m.handIn(t, w, all, true)
+			news = append(news, w.NewBlocks())
+			w.Abort(t.Context())
+		}
+		require.Equal(t, news[0], news[1])
+	}
 	w, err := s.Begin(t.Context(), target, meta(number, 0), opts)
 	require.NoError(t, err)
 	m.handIn(t, w, all, opts.Base != nil && number%2 == 0)
