@@ -66,6 +66,9 @@ func TestReapRetention(t *testing.T) {
 	}
 }
 
+// pass lets the time of a synctest bubble pass.
+func pass(d time.Duration) { <-time.After(d) }
+
 // A generation goes once the one after it is old enough, not once it is so itself.
 func TestReapGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -78,19 +81,19 @@ func TestReapGrace(t *testing.T) {
 			return report
 		}
 		committed(t, b, all[:1]...)
-		time.Sleep(48 * time.Hour)
+		pass(48 * time.Hour)
 		committed(t, b, all[1:3]...)
-		time.Sleep(59 * time.Minute)
+		pass(59 * time.Minute)
 		report := reap()
 		require.Zero(t, report.Manifests.Objects+report.Packs.Objects, "a reader of generation 1 may be at work")
 		require.Equal(t, 3, report.KeptManifests.Objects)
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		committed(t, b, all[3])
 		report = reap()
 		require.Equal(t, 2, report.Manifests.Objects, "1 and 2; 3 was superseded just now")
 		requireRestores(t, b, 3, all[2])
 		require.Equal(t, 1, report.Packs.Objects)
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		require.Equal(t, 1, reap().Manifests.Objects)
 		requireRestores(t, b, 0, all[3])
 	})
@@ -105,7 +108,7 @@ func TestReapLeftOvers(t *testing.T) {
 		dying := storetest.NewFaulty(t, b, storetest.Fault{Op: storetest.OpPut, Key: "HEAD", At: 1, Down: true})
 		_, err := all[1].commit(t.Context(), store.New(dying, upkeyed), 0, nil)
 		require.ErrorIs(t, err, storetest.ErrInjected)
-		time.Sleep(100 * time.Hour)
+		pass(100 * time.Hour)
 		s := store.New(b, upkeyed)
 		reap := func() store.ReapReport {
 			report, err := s.Reap(t.Context(), upkept, store.ReapOptions{Keep: 5, Grace: time.Hour})
