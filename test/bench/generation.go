@@ -139,6 +139,16 @@ func openImage(set *images.Set, name string) (store.Entry, *os.File, error) {
 	}, file, nil
 }
 
+// rewrite moves together what is alive in sparse packs, where there are such.
+func (c *chain) rewrite(ctx context.Context) error {
+	generation, err := c.store.Rewrite(ctx, c.target, c.last.Epoch)
+	if err != nil {
+		return err
+	}
+	c.last = generation
+	return nil
+}
+
 // fetch brings the newest generation into a new folder.
 func (c *chain) fetch(ctx context.Context, folder string) error {
 	if err := os.Mkdir(folder, 0o700); err != nil {
