@@ -155,25 +155,18 @@ func FuzzReadPackInfo(f *testing.F) {
 	f.Add(body)
 	f.Add(body[:packHeader+packTail])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// The checksum stops nearly all inputs, so each is tried with the one it ought to have, too.
-		sealed := bytes.Clone(data)
-		if len(sealed) >= packTail {
-			copy(sealed[len(sealed)-32:], sum(sealed[:len(sealed)-32]))
+		info, err := readPackInfo(data)
+		if err != nil {
+			return
 		}
-		for _, body := range [][]byte{data, sealed} {
-			info, err := readPackInfo(body)
-			if err != nil {
-				continue
+		require.Equal(t, int64(len(data)), info.size)
+		opener, err := newPackOpener(formatKeys())
+		require.NoError(t, err)
+		defer opener.close()
+		if pack, err := opener.whole(info, data); err == nil {
+			for at := range info.blocks {
+				_, _ = pack.blocks(at, 1)
 			}
-			require.Equal(t, int64(len(body)), info.size)
-			opener, err := newPackOpener(formatKeys())
-			require.NoError(t, err)
-			if pack, err := opener.whole(info, body); err == nil {
-				for at := range info.blocks {
-					_, _ = pack.blocks(at, 1)
-				}
-			}
-			opener.close()
 		}
 	})
 }
