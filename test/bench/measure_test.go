@@ -91,5 +91,5 @@ func TestFolderSize(t *testing.T) {
 }
 
 func TestMemoryBound(t *testing.T) {
-	require.InDelta(t, 2*(85+256), memoryBound(16), 0, "16 GiB are 4 Mi blocks of 64 bytes")
+	require.InDelta(t, 64+2*(85+224), memoryBound(16), 0, "16 GiB are 4 Mi blocks of 56 bytes")
 }
