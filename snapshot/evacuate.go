@@ -1,7 +1,7 @@
 // Package snapshot takes what is needed to go on elsewhere out of a running container, and does so before the node goes.
 //
 // An evacuation of one target runs downwards in evacuation.go: hold signals, record, freeze, dump, upload, commit, record
-// as final. What holds:
+// as final. upload.go stores what differs from the generation before, which is read meanwhile. What holds:
 //
 //   - A target is frozen from before its dump until its generation is durable, and for ever after. It is thawed only where
 //     Journal.Final was not called for it: known within one life of the agent, and fenced by Journal.Failed after another.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -43,7 +44,7 @@ type node struct {
 	final     *Committed
 	failed    string
 	onDump    func()
-	leaving   bool
+	leaving   atomic.Bool
 	// memory is what the next dump holds beside pages-1.img, by task.
 	memory map[string][]byte
 }
@@ -132,7 +133,7 @@ func (n *node) Final(_ context.Context, _ Target, g Committed, _ Moments) error 
 	return nil
 }
 
-func (n *node) Leaving(context.Context, Target) (bool, error) { return n.leaving, nil }
+func (n *node) Leaving(context.Context, Target) (bool, error) { return n.leaving.Load(), nil }
 
 func (n *node) Failed(_ context.Context, _ Target, reason, _ string) error {
 	n.log("failed")
@@ -321,11 +322,13 @@ func TestSourceIsKilledOnceTheKubeletStopsIt(t *testing.T) {
 				defer s.evacuator.ending.Wait()
 				s.hear(notice(window))
 				s.round(t)
-				s.leaving = true
+				s.leaving.Store(true)
 				<-time.After(time.Second)
+				synctest.Wait()
 				require.Empty(t, s.signals, "a kubelet that has not heard of the deletion would start it again")
 				c.signal(t, s)
 				<-time.After(time.Second)
+				synctest.Wait()
 				require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
 				require.Equal(t, StatusPaused, s.status, "it was never thawed")
 			})
@@ -341,9 +344,11 @@ func TestSourceThatNeverRestartsIsKilledOnceItsPodLeaves(t *testing.T) {
 		s.hear(notice(window))
 		s.round(t)
 		<-time.After(time.Second)
+		synctest.Wait()
 		require.Empty(t, s.signals, "the controller has not released it")
-		s.leaving = true
+		s.leaving.Store(true)
 		<-time.After(time.Second)
+		synctest.Wait()
 		require.Equal(t, []syscall.Signal{syscall.SIGKILL}, s.signals)
 	})
 }

@@ -107,7 +107,7 @@ func (e *Evacuator) committed(ctx context.Context, t Target) (Committed, bool, e
 	if meta.PodUID != t.PodUID || !meta.Final {
 		return Committed{}, false, nil
 	}
-	g := Committed{Number: meta.Number, Epoch: meta.Epoch, StoredBytes: r.PackBytes()}
+	g := Committed{Number: meta.Number, Epoch: meta.Epoch, StoredBytes: r.StoredBytes()}
 	for _, c := range meta.Containers {
 		g.RSSBytes += c.RSSBytes
 	}

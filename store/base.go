@@ -64,27 +64,26 @@ func (s *Store) base(ctx context.Context, target Target) (*Base, error) {
 	return base, nil
 }
 
-// place fills the table of a record's stream from its extents.
+// place fills the table of a record's stream from its extents. Holes of files are left out: there, no content is zeros.
 func (b *Base) place(rec *record) {
+	if len(rec.extents) == 0 {
+		return
+	}
 	s, runs := stream{name: rec.task}, rec.runs
 	if rec.task == "" {
 		s, runs = stream{file: true, name: rec.Path}, []Run{{Pages: blocksOf(rec.Size)}}
 	}
-	if len(rec.extents) == 0 {
-		return
-	}
 	t := newTable()
-	at, used := 0, int64(0) // of the extents
-	for _, run := range runs {
-		for i := range uint64(run.Pages) {
-			ext := rec.extents[at]
-			id := blockZero
-			if ext.pack != zeroPack {
-				id = b.packs[ext.pack].first + blockID(int64(ext.at)+used)
+	for _, span := range rec.spans(runs) {
+		switch {
+		case span.pack != zeroPack:
+			first := b.packs[span.pack].first + blockID(span.at)
+			for i := range uint64(span.blocks) {
+				t.set(nil, span.place+i, first+blockID(i))
 			}
-			t.set(nil, run.Address/BlockSize+i, id)
-			if used++; used == ext.blocks {
-				at, used = at+1, 0
+		case !s.file:
+			for i := range uint64(span.blocks) {
+				t.set(nil, span.place+i, blockZero)
 			}
 		}
 	}

@@ -96,7 +96,7 @@ func (w *Writer) resolve() livePacks {
 	}
 	hint := -1
 	locate := func(id blockID) extent {
-		if id == blockZero {
+		if id == blockZero || id == blockAbsent { // the hole of a file: AddImage takes no page that is absent
 			return extent{pack: zeroPack, blocks: 1}
 		}
 		hint = all.find(id, hint)

@@ -21,21 +21,23 @@ func with(content []byte, place int, by []byte) []byte {
 	return content
 }
 
-// Each step is one generation; stored is how many blocks it must store, whether its base is the one in memory or the one
-// that is read from the bucket.
-func TestOnlyWhatChangedIsStored(t *testing.T) {
+// step is one generation, and how many blocks it must store.
+type step struct {
+	name   string
+	all    []sample
+	stored int64
+}
+
+type steps struct {
+	name  string
+	steps []step
+}
+
+func deltas() []steps {
 	a, b := random(1, 64*page), random(2, 64*page)
 	zeros := make([]byte, 64*page)
-	type step struct {
-		name   string
-		all    []sample
-		stored int64
-	}
 	same := []sample{image("1", a, at(1<<20, 64)), file("f", b)}
-	cases := []struct {
-		name  string
-		steps []step
-	}{
+	return []steps{
 		{"unchanged", []step{{"first", same, 128}, {"second", same, 0}, {"third", same, 0}}},
 		{"changed pages", []step{
 			{"first", same, 128},
@@ -67,14 +69,19 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 			{"grown at the end", []sample{image("1", a, at(1<<20, 64))}, 32},
 			{"cut in the middle", []sample{image("1", append(bytes.Clone(a[:8*page]), a[56*page:]...), at(1<<20, 8), at(1<<20+56*page, 8))}, 0},
 		}},
+		{"areas that go and come back", []step{
+			{"first", []sample{image("1", a, at(1<<20, 64))}, 64},
+			{"a part is gone", []sample{image("1", a[:60*page], at(1<<20, 60))}, 0},
+			{"back again", []sample{image("1", a, at(1<<20, 64))}, 4},
+		}},
 		{"files cut, grown and written into", []step{
 			{"first", []sample{file("f", a[:32*page+100])}, 33},
 			{"cut in a block", []sample{file("f", a[:16*page+100])}, 1},
 			{"cut at a block", []sample{file("f", a[:16*page])}, 0},
 			{"emptied", []sample{file("f", nil), file("g", a[:page])}, 1},
-			{"grown", []sample{file("f", a[:8*page+1]), file("g", a[:page])}, 9},
-			{"into the middle", []sample{file("f", with(a[:8*page+1], 4, b[:100])), file("g", a[:page])}, 1},
-			{"the last byte", []sample{file("f", with(with(a[:8*page+1], 4, b[:100]), 8, []byte{^a[8*page]})), file("g", a[:page])}, 1},
+			{"grown", []sample{file("f", a[:8*page+5]), file("g", a[:page])}, 9},
+			{"into the middle", []sample{file("f", with(a[:8*page+5], 4, b[:100])), file("g", a[:page])}, 1},
+			{"the last byte", []sample{file("f", with(with(a[:8*page+5], 4, b[:100]), 8, []byte{^a[8*page]})), file("g", a[:page])}, 1},
 		}},
 		{"a file becomes inline and back", []step{
 			{"first", []sample{file("f", a[:page]), file("g", b[:page])}, 2},
@@ -87,7 +94,11 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 			{"file again", []sample{file("f", a[:page]), file("g", b[:page])}, 1},
 		}},
 	}
-	for _, c := range cases {
+}
+
+// It makes no difference whether the base is the one in memory or the one that is read from the bucket.
+func TestOnlyWhatChangedIsStored(t *testing.T) {
+	for _, c := range deltas() {
 		for _, base := range []string{"memory", "bucket"} {
 			t.Run(c.name+", base from "+base, func(t *testing.T) {
 				s := store.New(mem.New(), testRing)
@@ -96,6 +107,7 @@ func TestOnlyWhatChangedIsStored(t *testing.T) {
 					gen, next, err := writeDelta(t.Context(), s, meta(int64(i+1), 0), step.all, opts)
 					require.NoError(t, err, step.name)
 					require.Equal(t, step.stored, gen.NewBlocks, step.name)
+					require.Equal(t, int64(i+1), next.Head().Number)
 					if opts.Base = next; base == "bucket" {
 						opts.Base, err = s.Base(t.Context(), target)
 						require.NoError(t, err, step.name)

@@ -30,19 +30,19 @@ type File interface {
 }
 
 // Fetch brings a generation into a Sink. After an error Run may be called again, and goes on with the packs that have
-// not been written wholly; Make is not called again for what it made. It is not for concurrent use.
+// not been written wholly; Make and Finish are not called again for what they have made and finished. It is not for
+// concurrent use.
 //
 // No byte is written that is not authentic, and none outside of the places that Make made. Memory is bounded by 4 packs
 // and frames, 65 MiB, beside the manifest.
 type Fetch struct {
 	reader *Reader
 	sink   Sink
-	// made and inlined are how many records have been made, and are done as far as the manifest holds them; done are the
-	// packs that have been written.
-	made    int
-	inlined int
-	done    []bool
-	pieces  [][]piece // by pack
+	// made, inlined and finished are how many records have been made, written as far as the manifest holds them, and
+	// finished; done are the packs that have been written.
+	made, inlined, finished int
+	done                    []bool
+	pieces                  [][]piece // by pack
 	// Bytes are those of the packs read so far.
 	bytes int64
 	mu    sync.Mutex
@@ -129,8 +129,8 @@ func (f *Fetch) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range records {
-		if err := f.sink.Finish(records[i].Entry); err != nil {
+	for ; f.finished < len(records); f.finished++ {
+		if err := f.sink.Finish(records[f.finished].Entry); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"math"
 
 	"github.com/oklog/ulid/v2"
@@ -89,6 +90,7 @@ type packBuilder struct {
 	aead  cipher.AEAD
 	index []byte
 	buf   []byte
+	sum   hash.Hash
 }
 
 func newPackBuilder(info *packInfo, keys *targetKeys, buf []byte) (*packBuilder, error) {
@@ -102,7 +104,9 @@ func newPackBuilder(info *packInfo, keys *targetKeys, buf []byte) (*packBuilder,
 	buf = append(buf, info.id[:]...)
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(info.number))
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(info.epoch))
-	return &packBuilder{info: info, keys: keys, aead: aead, buf: buf}, nil
+	b := &packBuilder{info: info, keys: keys, aead: aead, buf: buf, sum: sha256.New()}
+	b.sum.Write(buf)
+	return b, nil
 }
 
 // full says that another frame might not fit, or may not follow: a frame that is not whole is the last.
@@ -120,6 +124,7 @@ func (b *packBuilder) add(encoded []byte, codec Codec, blocks int) error {
 	nonce, additional := b.info.seal(b.keys.prefix, uint64(b.info.blocks/frameBlocks), codec, blocks*BlockSize)
 	start := len(b.buf)
 	b.buf = b.aead.Seal(b.buf, nonce, encoded, additional)
+	b.sum.Write(b.buf[len(b.buf)-tagSize:])
 	b.info.blocks += blocks
 	b.index = append(b.index, byte(codec))
 	b.index = binary.LittleEndian.AppendUint32(b.index, uint32(len(b.buf)-start))
@@ -136,16 +141,19 @@ func (b *packBuilder) finish(hashes []blockHash) ([]byte, error) {
 		footer = append(footer, hash[:]...)
 	}
 	nonce, additional := b.info.seal(b.keys.prefix, footerNonce, CodecNone, len(footer))
+	start := len(b.buf)
 	b.buf = b.aead.Seal(b.buf, nonce, footer, additional)
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(b.info.blocks))
 	b.buf = append(b.buf, tailMagic...)
-	b.info.sum = sha256.Sum256(b.buf)
+	b.sum.Write(b.buf[start:])
+	b.info.sum = [sha256.Size]byte(b.sum.Sum(nil))
 	b.buf = append(b.buf, b.info.sum[:]...)
 	b.info.size = int64(len(b.buf))
 	return b.buf, nil
 }
 
-// readPackInfo rebuilds what a manifest knows of a pack from the pack's bytes alone.
+// readPackInfo rebuilds what a manifest knows of a pack from the pack's bytes alone. Whether they are sound shows when they
+// are opened.
 func readPackInfo(body []byte) (*packInfo, error) {
 	if len(body) < packHeader+packTail || len(body) > maxPackSize || string(body[:4]) != packMagic {
 		return nil, fmt.Errorf("%w: no pack", ErrPackCorrupt)
@@ -168,13 +176,20 @@ func readPackInfo(body []byte) (*packInfo, error) {
 	if err := p.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrPackCorrupt, err)
 	}
-	return p, p.verify(body)
+	return p, nil
 }
 
-// verify compares the checksum of a pack's bytes with both the one that is known and the one that it bears.
-func (p *packInfo) verify(body []byte) error {
-	rest := len(body) - sha256.Size
-	if int64(len(body)) != p.size || sha256.Sum256(body[:rest]) != p.sum || [sha256.Size]byte(body[rest:]) != p.sum {
+// verify compares the checksum of a pack's bytes with both the one that is known and the one that it bears. Of a frame it
+// covers the tag, which stands for the frame's other bytes.
+func (p *packInfo) verify(body []byte, frames []frameInfo) error {
+	sum, rest := sha256.New(), len(body)-sha256.Size
+	sum.Write(body[:packHeader])
+	for _, frame := range frames {
+		end := frame.at + frame.stored
+		sum.Write(body[end-tagSize : end])
+	}
+	sum.Write(body[p.size-p.footerSize() : rest])
+	if [sha256.Size]byte(sum.Sum(nil)) != p.sum || [sha256.Size]byte(body[rest:]) != p.sum {
 		return fmt.Errorf("%w: checksum differs", ErrPackCorrupt)
 	}
 	return nil
@@ -283,8 +298,8 @@ type openPack struct {
 
 // whole takes the bytes of a pack.
 func (o *packOpener) whole(p *packInfo, body []byte) (*openPack, error) {
-	if err := p.verify(body); err != nil {
-		return nil, err
+	if int64(len(body)) != p.size {
+		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrPackCorrupt, len(body), p.size)
 	}
 	aead, err := p.cipher(o.keys)
 	if err != nil {
@@ -292,6 +307,9 @@ func (o *packOpener) whole(p *packInfo, body []byte) (*openPack, error) {
 	}
 	footer, err := p.openFooter(aead, o.keys.prefix, body[p.size-p.footerSize():])
 	if err != nil {
+		return nil, err
+	}
+	if err := p.verify(body, footer.frames); err != nil {
 		return nil, err
 	}
 	return &openPack{packOpener: o, info: p, aead: aead, body: body, footer: footer, frame: -1}, nil

@@ -54,17 +54,17 @@ func (r *Reader) Pages(ctx context.Context) (*PageSource, error) {
 	}
 	for i := range r.contents.records {
 		if rec := &r.contents.records[i]; rec.task != "" {
-			p.tasks[rec.task] = rec.spans()
+			p.tasks[rec.task] = rec.spans(rec.runs)
 		}
 	}
 	return p, nil
 }
 
 // spans cuts runs and extents where either ends.
-func (rec *record) spans() []span {
+func (rec *record) spans(runs []Run) []span {
 	var spans []span
 	extents := slices.Clone(rec.extents)
-	for _, run := range rec.runs {
+	for _, run := range runs {
 		place, pages := run.Address/BlockSize, run.Pages
 		for pages > 0 {
 			s := span{place: place, extent: extents[0]}

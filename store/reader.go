@@ -82,6 +82,18 @@ func (s *Store) readManifest(ctx context.Context, target Target, keys *targetKey
 // Meta returns what the writer said of the generation.
 func (r *Reader) Meta() Meta { return r.contents.meta }
 
+// StoredBytes is what the bucket took for the packs that the generation's own writer put; those it took over from
+// generations before are not counted.
+func (r *Reader) StoredBytes() int64 {
+	var bytes int64
+	for _, pack := range r.contents.packs {
+		if pack.number == r.contents.meta.Number && pack.epoch == r.contents.meta.Epoch {
+			bytes += pack.size
+		}
+	}
+	return bytes
+}
+
 // PackBytes is what the packs of the generation take in the bucket.
 func (r *Reader) PackBytes() int64 {
 	var bytes int64
@@ -135,7 +147,7 @@ func (r *Reader) readRange(ctx context.Context, pack *packInfo, from int64, buf 
 	key := r.target.packKey(pack.id)
 	var last error
 	for range attempts {
-		last = r.readRangeOnce(ctx, key, from, buf)
+		last = r.readRangeOnce(ctx, key, from, buf, from+int64(len(buf)) == pack.size)
 		if errors.Is(last, ErrNotFound) {
 			return fmt.Errorf("%w: %w", ErrPackMissing, last)
 		}
@@ -146,8 +158,13 @@ func (r *Reader) readRange(ctx context.Context, pack *packInfo, from int64, buf 
 	return last
 }
 
-func (r *Reader) readRangeOnce(ctx context.Context, key string, from int64, buf []byte) error {
-	stream, err := r.store.bucket.Get(ctx, key, from, int64(len(buf)))
+// readRangeOnce asks for a byte more than it wants where the object ought to end: a longer one is not what was written.
+func (r *Reader) readRangeOnce(ctx context.Context, key string, from int64, buf []byte, atEnd bool) error {
+	length := int64(len(buf))
+	if atEnd {
+		length++
+	}
+	stream, err := r.store.bucket.Get(ctx, key, from, length)
 	if err != nil {
 		return err
 	}
@@ -157,6 +174,15 @@ func (r *Reader) readRangeOnce(ctx context.Context, key string, from int64, buf 
 		return fmt.Errorf("read %s: it ends at %d of %d bytes: %w", key, from+int64(n), from+int64(len(buf)), ErrPackCorrupt)
 	}
 	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if !atEnd {
+		return nil
+	}
+	switch _, err := io.ReadFull(stream, make([]byte, 1)); {
+	case err == nil:
+		return fmt.Errorf("read %s: it goes on after its %d bytes: %w", key, from+int64(n), ErrPackCorrupt)
+	case !errors.Is(err, io.EOF):
 		return fmt.Errorf("read %s: %w", key, err)
 	}
 	return nil

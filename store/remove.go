@@ -8,7 +8,8 @@ import (
 
 // Remove deletes all that the store has of a target, for good: HEAD and the wrapped data key first, after which nothing
 // of the rest can be read any more, then manifests, then packs. What is left after an error a second Remove deletes; a
-// target that is not there is no error. It needs no master key, and leaves objects alone that are none of the store's.
+// target that is not there is no error. It needs no master key, and leaves objects alone that are none of the store's. Old
+// versions, where the bucket keeps them, are the bucket's affair.
 //
 // Nobody may write to the target meanwhile: a writer that has not committed yet fails, or, where it is at generation 1,
 // may leave a HEAD without a key behind. Remove again is the mend for both.

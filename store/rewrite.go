@@ -46,8 +46,9 @@ type RewriteReport struct {
 // nothing to do.
 //
 // Called after the last entry, before Commit, it takes for live what the entries refer to. Called before the first entry,
-// between two rounds of pre-dump, it takes for live all that the base and AddPages have anywhere. After an error the Writer
-// is usable and nothing is lost. Beside 16 bytes for each block that is moved, memory is bounded by one pack.
+// between two rounds of pre-dump, it takes for live all that the base and AddPages have anywhere. Where a pack cannot be read
+// the Writer stays usable and refers to it as before. Beside 16 bytes for each block that is moved, memory is bounded by one
+// pack.
 func (w *Writer) Rewrite(ctx context.Context, opts RewriteOptions) (RewriteReport, error) {
 	if err := opts.complete(); err != nil {
 		return RewriteReport{}, err
@@ -191,7 +192,7 @@ func (r *rewrite) choose(opts RewriteOptions, live []int, own int) {
 	r.report.RewrittenBytes = r.report.RestoreBytes
 	for _, i := range sparsest {
 		enough := float64(r.report.RewrittenBytes) <= opts.MaxRead*float64(r.report.LiveBytes)
-		if live[i] == packs[i].blocks || share(i) >= opts.MinLive && enough {
+		if live[i] >= packs[i].blocks || share(i) >= opts.MinLive && enough {
 			break
 		}
 		r.packs = append(r.packs, i)
@@ -207,9 +208,12 @@ func (r *rewrite) run(ctx context.Context) error {
 	}
 	defer opener.close()
 	reader := &Reader{store: w.store, target: w.target, keys: w.keys}
-	buf := make([]byte, maxPackSize)
+	var buf []byte
 	for i, at := range r.packs {
 		pack := w.packs[at] // they never change
+		if int64(cap(buf)) < pack.size {
+			buf = make([]byte, pack.size)
+		}
 		body, err := reader.readPack(ctx, pack.packInfo, buf)
 		if err != nil {
 			return err

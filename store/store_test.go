@@ -137,6 +137,8 @@ func TestAddRefuses(t *testing.T) {
 		{"hard link out", store.Entry{Path: "a", Type: store.TypeRegular, HardlinkTo: "../b"}, "", `".."`},
 		{"hard link that is a dir", store.Entry{Path: "a", Type: store.TypeDir, HardlinkTo: "there"}, "", "cannot be a hard link"},
 		{"nameless xattr", store.Entry{Path: "a", Type: store.TypeDir, Xattrs: map[string][]byte{"": nil}}, "", "attribute"},
+		{"xattr with a long name", store.Entry{Path: "a", Type: store.TypeDir, Xattrs: map[string][]byte{strings.Repeat("x", 256): nil}}, "", "attribute"},
+		{"xattr with a long value", store.Entry{Path: "a", Type: store.TypeDir, Xattrs: map[string][]byte{"x": make([]byte, 64<<10+1)}}, "", "65537 bytes"},
 		{"twice", store.Entry{Path: "there/file", Type: store.TypeRegular}, "", "came before"},
 		{"below a file", store.Entry{Path: "there/file/x", Type: store.TypeDir}, "", "a regular"},
 		{"below a symlink", store.Entry{Path: "there/link/x/y", Type: store.TypeDir}, "", "a symlink"},

@@ -74,17 +74,33 @@ type Run struct {
 	Pages   int64
 }
 
-// trim drops the chunks that none of the runs touches, and lets nobody change the others in place any more.
+// trim leaves what the runs cover, and lets nobody change it in place any more.
 func (t *table) trim(runs []Run) {
 	kept := make(map[uint64]*chunk, len(t.chunks))
 	for _, run := range runs {
-		first, last := run.Address/BlockSize, run.Address/BlockSize+uint64(run.Pages)-1
-		for at := first / chunkBlocks; at <= last/chunkBlocks; at++ {
-			if c := t.chunks[at]; c != nil {
+		first := run.Address / BlockSize
+		end := first + uint64(run.Pages)
+		for at := first / chunkBlocks; at*chunkBlocks < end; at++ {
+			c := t.chunks[at]
+			if c == nil {
+				continue
+			}
+			from := max(first, at*chunkBlocks) - at*chunkBlocks
+			to := min(end-at*chunkBlocks, uint64(len(c.ids)))
+			switch {
+			case from == 0 && to == uint64(len(c.ids)):
 				if c.owner != nil { // one that nobody owns is shared with other Writers, who may be reading this
 					c.owner = nil
 				}
 				kept[at] = c
+			case from < to:
+				part := kept[at]
+				if part == nil {
+					part = &chunk{}
+					kept[at] = part
+				}
+				part.ids = append(part.ids, make([]blockID, to-uint64(len(part.ids)))...)
+				copy(part.ids[from:], c.ids[from:to])
 			}
 		}
 	}

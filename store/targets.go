@@ -36,7 +36,7 @@ func ParseTarget(text string) (Target, error) {
 const uuidLength = 36
 
 func splitNameUID(text string) (name, uid string) {
-	if at := len(text) - uuidLength; at > 1 && text[at-1] == '-' && isUUID(text[at:]) {
+	if at := len(text) - uuidLength; at > 0 && text[at-1] == '-' && isUUID(text[at:]) {
 		return text[:at-1], text[at:]
 	}
 	at := strings.LastIndexByte(text, '-')

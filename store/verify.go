@@ -92,6 +92,8 @@ type verifier struct {
 	opts   VerifyOptions
 	sizes  map[string]int64
 	whole  map[int]bool // packs to be read whole
+	// largest is the size of the largest of them.
+	largest int64
 
 	mu          sync.Mutex
 	report      VerifyReport
@@ -129,7 +131,7 @@ func (v *verifier) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			w = &verifyWorker{opener: opener, buf: make([]byte, maxPackSize)}
+			w = &verifyWorker{opener: opener, buf: make([]byte, v.largest)}
 		}
 		return v.pack(ctx, w, i)
 	})
@@ -146,6 +148,7 @@ func (v *verifier) choose() {
 		if !v.opts.Checked.has(packs[i]) {
 			v.whole[i] = true
 			v.total += packs[i].size
+			v.largest = max(v.largest, packs[i].size)
 		}
 	}
 }

@@ -27,7 +27,8 @@ type WriteOptions struct {
 //
 // A Writer may be kept open for long: pages that are added again replace what was added before, and what is at no place
 // any more at Commit is left out, so that rounds of pre-dump go into one generation. Memory is bounded by 85 MiB of packs and
-// frames, and 40 bytes for each block of the target: 160 MiB for 16 GiB.
+// frames, 24 bytes for each block of the base and 32 for each that is stored: 96 MiB more for 16 GiB that did not change,
+// 224 MiB more where all of it did.
 type Writer struct {
 	store  *Store
 	target Target
@@ -330,7 +331,7 @@ func (w *Writer) compare(ctx context.Context, s stream, place uint64, blocks []b
 				return err
 			}
 		}
-		if id != old {
+		if id != old && !(s.file && id == blockZero && old == blockAbsent) { // holes of files take no memory
 			t.set(w, at, id)
 		}
 	}

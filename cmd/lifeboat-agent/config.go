@@ -33,7 +33,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.nodeName, "node-name", "", "name of this node's Node object")
 	flags.StringVar(&c.cluster, "cluster", "", "name of this cluster in the bucket; never change it")
 	flags.StringVar(&c.bucket, "bucket", "", "where generations go: s3://bucket/prefix?region=…, file:///folder")
-	flags.StringVar(&c.keyFile, "key-file", "/etc/lifeboat/key/key", "file with the 32 byte master key (raw, hex or base64)")
+	flags.StringVar(&c.keyFile, "key-file", "/etc/lifeboat/key/key", "file with the master keys, a line each (32 bytes in hex or base64): the first wraps, the others unwrap")
 	flags.StringVar(&c.hostRoot, "host-root", "/proc/1/root", "where the host's root is seen")
 	flags.StringVar(&c.stateDir, "state-dir", "/var/lib/lifeboat", "folder on the host for dumps under way")
 	flags.StringVar(&c.lifeboatDir, "lifeboat-dir", "/opt/lifeboat", "folder on the host that `install` filled")

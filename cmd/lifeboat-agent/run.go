@@ -143,14 +143,17 @@ func (a *agent) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// sweep removes what earlier lives left, once that has succeeded; the API server may be away at first.
+// sweep removes what earlier lives left, until there is nothing more: the API server may be away at first, and CRIU may be
+// at work on something.
 func (a *agent) sweep(ctx context.Context) error {
 	for {
-		err := a.preparer.Sweep(ctx)
-		if err == nil || ctx.Err() != nil {
+		done, err := a.preparer.Sweep(ctx)
+		if done || ctx.Err() != nil {
 			return nil
 		}
-		a.log.Warn().Err(err).Msg("left-overs of restores not swept yet")
+		if err != nil {
+			a.log.Warn().Err(err).Msg("left-overs of restores not swept yet")
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -111,39 +112,63 @@ func (p *Preparer) Reconcile(ctx context.Context) error {
 	return nil
 }
 
+// restoring is how long after a handover CRIU may be reading images: longer than the wrapper waits for it.
+const restoring = 2 * time.Minute
+
 // Sweep settles what an earlier life of the agent left: handovers whose containers run are recorded as restored, and images
-// that nobody reads any more are removed. Records of handovers with an unknown outcome stay as long as their pod.
-func (p *Preparer) Sweep(ctx context.Context) error {
+// that nobody reads any more are removed. Records of handovers with an unknown outcome stay as long as their pod. It says
+// whether it is done; where CRIU may still be reading, it is to be called again.
+func (p *Preparer) Sweep(ctx context.Context) (done bool, err error) {
 	if err := p.Reconcile(ctx); err != nil {
-		return err
+		return false, err
 	}
-	records, err := p.handedOver()
+	keep, err := p.awaited(ctx)
 	if err != nil {
-		return err
-	}
-	keep := map[string]bool{}
-	for _, r := range records {
-		pod, err := p.options.Client.CoreV1().Pods(r.Namespace).Get(ctx, r.Pod, metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("get pod %s/%s: %w", r.Namespace, r.Pod, err)
-		}
-		keep[r.ContainerID] = err == nil && string(pod.UID) == r.PodUID
+		return false, err
 	}
 	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir)
 	folders, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("list fetched images: %w", err)
+		return false, fmt.Errorf("list fetched images: %w", err)
 	}
+	done = true
 	for _, f := range folders {
 		stale := filepath.Join(dir, f.Name())
 		if keep[f.Name()] {
+			if p.mayBeRead(f.Name()) {
+				done = false
+				continue
+			}
 			stale = filepath.Join(stale, imagesName)
 		}
 		if err := p.sweepFolder(f.Name(), stale); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return done, nil
+}
+
+// awaited are the containers with an unknown outcome whose pods are still there.
+func (p *Preparer) awaited(ctx context.Context) (map[string]bool, error) {
+	records, err := p.handedOver()
+	if err != nil {
+		return nil, err
+	}
+	awaited := map[string]bool{}
+	for _, r := range records {
+		pod, err := p.options.Client.CoreV1().Pods(r.Namespace).Get(ctx, r.Pod, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("get pod %s/%s: %w", r.Namespace, r.Pod, err)
+		}
+		awaited[r.ContainerID] = err == nil && string(pod.UID) == r.PodUID
+	}
+	return awaited, nil
+}
+
+// mayBeRead says whether the container was handed to CRIU so lately that CRIU may still be at it.
+func (p *Preparer) mayBeRead(containerID string) bool {
+	info, err := os.Stat(p.recordPath(containerID))
+	return err == nil && time.Since(info.ModTime()) < restoring
 }
 
 // sweepFolder removes what is stale of a container's folder, unless a restore into it has begun.

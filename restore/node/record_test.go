@@ -66,13 +66,24 @@ func TestHandoverWithoutAResult(t *testing.T) {
 		last, err := p.outcome(t.Context(), "new")
 		require.NoError(t, err)
 		require.Equal(t, outcomeUnknown, last)
-		require.NoError(t, p.Sweep(t.Context()))
+		requireSweep(t, p, false)
+		require.DirExists(t, filepath.Join(dir, imagesName), "CRIU may be reading them: the wrapper outlives the agent")
+		past := time.Now().Add(-restoring)
+		require.NoError(t, os.Chtimes(filepath.Join(dir, recordName), past, past))
+		requireSweep(t, p, true)
 		require.NoDirExists(t, filepath.Join(dir, imagesName))
 		require.FileExists(t, filepath.Join(dir, recordName), "the record outlives the images as long as the pod is there")
 		require.NoError(t, p.options.Client.CoreV1().Pods("ns").Delete(t.Context(), "job", metav1.DeleteOptions{}))
-		require.NoError(t, p.Sweep(t.Context()))
+		requireSweep(t, p, true)
 		require.NoDirExists(t, dir)
 	})
+}
+
+func requireSweep(t *testing.T, p *Preparer, done bool) {
+	t.Helper()
+	got, err := p.Sweep(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, done, got)
 }
 
 func TestSweepLeavesRestoresUnderWay(t *testing.T) {
@@ -95,8 +106,9 @@ func TestSweepLeavesRestoresUnderWay(t *testing.T) {
 			}
 			stamp := time.Now().Add(-c.age)
 			require.NoError(t, os.Chtimes(filepath.Dir(images), stamp, stamp))
-			require.NoError(t, p.Sweep(t.Context()))
-			_, err := os.Stat(images)
+			_, err := p.Sweep(t.Context())
+			require.NoError(t, err)
+			_, err = os.Stat(images)
 			require.Equal(t, c.begun, err == nil)
 		})
 	}

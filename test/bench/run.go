@@ -69,6 +69,6 @@ func runPart(ctx context.Context, o Options, name string) error {
 	if err := os.WriteFile(file, encoded.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("write results: %w", err)
 	}
-	fmt.Fprintf(o.Out, "%s: medians of %d rounds, also in %s\n", name, rounds, file)
+	fmt.Fprintf(o.Out, "%s: medians of %d rounds where a row does not say otherwise; also in %s\n", name, rounds, file)
 	return printTable(o.Out, rows)
 }

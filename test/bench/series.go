@@ -1,9 +1,13 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -19,15 +23,29 @@ func (s series) add(name string, value float64) { s[name] = append(s[name], valu
 
 // median of what was added under the name. It panics where nothing was: no row may show what was not measured.
 func (s series) median(name string) float64 {
-	values := slices.Sorted(slices.Values(s[name]))
-	if len(values) == 0 {
+	if len(s[name]) == 0 {
 		panic("bench: nothing was measured as " + name)
 	}
+	return median(s[name])
+}
+
+// median of one value or more.
+func median(values []float64) float64 {
+	values = slices.Sorted(slices.Values(values))
 	half := len(values) / 2
 	if len(values)%2 == 0 {
 		return (values[half-1] + values[half]) / 2
 	}
 	return values[half]
+}
+
+// total is the sum of values.
+func total(values []float64) float64 {
+	var sum float64
+	for _, value := range values {
+		sum += value
+	}
+	return sum
 }
 
 // wall and cpu are how take names what it measured.
@@ -42,14 +60,25 @@ func (s series) take(name string, fn func() error) error {
 	if err != nil {
 		return err
 	}
+	busyBefore, err := busySeconds()
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	if err := fn(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	s.add(wall(name), time.Since(start).Seconds())
-	cpuAfter, err := cpuSeconds()
+	took := time.Since(start).Seconds()
+	cpuAfter, fault := cpuSeconds()
+	busyAfter, err := busySeconds()
+	if err := errors.Join(fault, err); err != nil {
+		return err
+	}
+	s.add(wall(name), took)
 	s.add(cpu(name), cpuAfter-cpuBefore)
-	return err
+	others := (busyAfter - busyBefore) - (cpuAfter - cpuBefore)
+	s.add(otherLoad, 100*others/(took*float64(runtime.NumCPU())))
+	return nil
 }
 
 func cpuSeconds() (float64, error) {
@@ -58,4 +87,39 @@ func cpuSeconds() (float64, error) {
 		return 0, fmt.Errorf("ask for CPU time: %w", err)
 	}
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano()).Seconds(), nil
+}
+
+// otherLoad is how take names what share of the machine's CPU others used meanwhile, in percent.
+const otherLoad = "others, cpu"
+
+// busySeconds is the CPU time that the machine has spent so far, whoever used it. Source: proc(5), /proc/stat.
+func busySeconds() (float64, error) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+	}
+	return parseBusy(string(stat))
+}
+
+// userHz is the unit of /proc/stat, the same on all of Linux's machines that this runs on.
+const userHz = 100
+
+// parseBusy adds up the first line, idle and waiting (its fields 4 and 5) aside, and guests, who are in user time.
+func parseBusy(stat string) (float64, error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("read the machine's CPU time: first line %q", line)
+	}
+	var busy float64
+	for i, field := range fields[1:9] {
+		ticks, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+		}
+		if i != 3 && i != 4 {
+			busy += float64(ticks)
+		}
+	}
+	return busy / userHz, nil
 }

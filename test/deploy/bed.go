@@ -26,7 +26,7 @@ type Options struct {
 }
 
 // binaries are what the Dockerfile copies.
-var binaries = []string{"lifeboat-agent", "lifeboat-controller", "lifeboat-runtime"}
+var binaries = []string{"lifeboat", "lifeboat-agent", "lifeboat-controller", "lifeboat-runtime"}
 
 // BuildImage builds the checkout's binaries and its Dockerfile and pushes the image to the bed. It returns the reference
 // for Options and writes a line for every step to progress.

@@ -30,6 +30,7 @@ func thereAndBack(t *testing.T, w *world) {
 	c := j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
 	require.EqualValues(t, 1, c.Status.Generation.Number)
 	require.EqualValues(t, 1, c.Status.Epoch)
+	whole := c.Status.Generation.StoredBytes
 	first := j.logs(ctx)[0].n
 	j.waitStep(ctx, first+5)
 	last := j.requireContinuous(ctx, "b", 0)
@@ -42,6 +43,8 @@ func thereAndBack(t *testing.T, w *world) {
 		return c.Status.Generation.Number == 2 && c.Status.Epoch == 2 && c.Status.IsTrue(v1alpha1.ConditionRestored)
 	})
 	require.EqualValues(t, 1, c.Status.Generation.Epoch)
+	t.Logf("stored: %d bytes of %d at first, then %d", whole, c.Status.Generation.RSSBytes, c.Status.Generation.StoredBytes)
+	require.Less(t, c.Status.Generation.StoredBytes, whole/8, "the second generation stores what changed since the first")
 	second := j.logs(ctx)[0].n
 	j.waitStep(ctx, second+5)
 	require.Equal(t, before[0].token, j.requireContinuous(ctx, "a", 0).token)

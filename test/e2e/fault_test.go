@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"strings"
@@ -113,7 +114,7 @@ func TestDamagedGenerations(t *testing.T) {
 			w.cordon(ctx, t, "b", true)
 			w.interrupt(ctx, t, "a", window)
 			released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
-			c.damage(ctx, t, newObjects(t, w), "v1/"+deploy.Cluster+"/"+namespace+"/"+released.Name+"-"+string(released.UID)+"/")
+			c.damage(ctx, t, newObjects(t, w), folderOf(released))
 			w.cordon(ctx, t, "b", false)
 
 			j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, c.reason)
@@ -133,6 +134,23 @@ func TestDamagedGenerations(t *testing.T) {
 			require.NotEqual(t, token, j.requireContinuous(ctx, "b", 1).token, "it started from the beginning")
 		})
 	}
+}
+
+func TestDataKeyThatComesBackCostsNobodyHisJob(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	j := w.start(ctx, t, counterPod("missing-key", "a", w.image))
+	w.cordon(ctx, t, "b", true)
+	w.interrupt(ctx, t, "a", window)
+	released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+	o, key := newObjects(t, w), folderOf(released)+"KEY"
+	body := o.get(ctx, t, key)
+	o.remove(ctx, t, key)
+	w.cordon(ctx, t, "b", false)
+	c := j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonBucketFailed)
+	require.Contains(t, c.Status.Condition(v1alpha1.ConditionRestored).Message, key)
+	o.put(ctx, t, key, body)
+	j.waitOn(ctx, "b")
+	j.requireContinuous(ctx, "b", 0)
 }
 
 func TestExitAfterARestoreStartsClean(t *testing.T) {
@@ -180,6 +198,11 @@ func (w *world) restartAgent(ctx context.Context, t *testing.T, node string) {
 	}))
 }
 
+// folderOf is where the objects of a Checkpoint are.
+func folderOf(c *v1alpha1.Checkpoint) string {
+	return "v1/" + deploy.Cluster + "/" + namespace + "/" + c.Name + "-" + string(c.UID) + "/"
+}
+
 // objects is the bed's bucket, for those who damage it.
 type objects struct {
 	client *minio.Client
@@ -217,11 +240,23 @@ func (o *objects) remove(ctx context.Context, t *testing.T, key string) {
 // flip changes one bit in the middle of an object.
 func (o *objects) flip(ctx context.Context, t *testing.T, key string) {
 	t.Helper()
+	body := o.get(ctx, t, key)
+	body[len(body)/2] ^= 1
+	o.put(ctx, t, key, body)
+}
+
+func (o *objects) get(ctx context.Context, t *testing.T, key string) []byte {
+	t.Helper()
 	object, err := o.client.GetObject(ctx, o.bucket, key, minio.GetObjectOptions{})
 	require.NoError(t, err)
+	defer object.Close()
 	body, err := io.ReadAll(object)
 	require.NoError(t, err)
-	body[len(body)/2] ^= 1
-	_, err = o.client.PutObject(ctx, o.bucket, key, strings.NewReader(string(body)), int64(len(body)), minio.PutObjectOptions{})
+	return body
+}
+
+func (o *objects) put(ctx context.Context, t *testing.T, key string, body []byte) {
+	t.Helper()
+	_, err := o.client.PutObject(ctx, o.bucket, key, bytes.NewReader(body), int64(len(body)), minio.PutObjectOptions{})
 	require.NoError(t, err)
 }

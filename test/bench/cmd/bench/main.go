@@ -1,14 +1,17 @@
 // Command bench measures Lifeboat against what one would use without it; `make bench` calls it.
 //
-//	bench [PART ...]
+//	bench [-cpuprofile FILE] [PART ...]
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/pprof"
+	"strconv"
 	"syscall"
 
 	"github.com/lifeboat-dev/lifeboat/test/bench"
@@ -25,10 +28,41 @@ func main() {
 }
 
 func run(ctx context.Context) error {
+	profile := flag.String("cpuprofile", "", "write a CPU profile of this process into the `FILE`, for go tool pprof")
 	flag.Parse()
+	if flag.Arg(0) == bench.MemoryVerb {
+		return measureMemory(ctx, flag.Arg(1))
+	}
 	root, err := deploy.Checkout()
 	if err != nil {
 		return err
 	}
-	return bench.Run(ctx, bench.Options{Root: root, Parts: flag.Args(), Out: os.Stdout, Progress: os.Stderr})
+	options := bench.Options{Root: root, Parts: flag.Args(), Out: os.Stdout, Progress: os.Stderr}
+	if *profile == "" {
+		return bench.Run(ctx, options)
+	}
+	f, err := os.Create(*profile)
+	if err != nil {
+		return fmt.Errorf("make profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(fmt.Errorf("make profile: %w", err), f.Close())
+	}
+	err = bench.Run(ctx, options)
+	pprof.StopCPUProfile()
+	return errors.Join(err, f.Close())
+}
+
+// measureMemory is what the bench has a process of its own do.
+func measureMemory(ctx context.Context, gibs string) error {
+	size, err := strconv.Atoi(gibs)
+	if err != nil {
+		return fmt.Errorf("size of the target in GiB: %w", err)
+	}
+	peak, err := bench.MeasureMemory(ctx, size)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Println(peak)
+	return err
 }
