@@ -130,10 +130,15 @@ func (rec *record) resolve(tableOf func(stream) *table, locate func(blockID) ext
 	rec.extents = nil
 	for _, run := range runs {
 		first := run.Address / BlockSize
-		for place := first; place < first+uint64(run.Pages); place++ {
+		end := first + uint64(run.Pages)
+		for place := first; place < end; {
 			next := locate(t.get(place))
+			if hole := t.holeAt(place); hole > 1 {
+				next.blocks = int64(min(hole, end-place))
+			}
+			place += uint64(next.blocks)
 			if n := len(rec.extents); n > 0 && rec.extents[n-1].continuedBy(next) {
-				rec.extents[n-1].blocks++
+				rec.extents[n-1].blocks += next.blocks
 			} else {
 				rec.extents = append(rec.extents, next)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 )
@@ -22,9 +23,10 @@ const (
 type frameJob struct {
 	raw     []byte // whole blocks
 	encoded []byte
-	codec   Codec
+	codec   Codec // wanted, then used
 	hashes  []blockHash
 	first   blockID
+	last    bool // the pack ends after it
 	ready   chan struct{}
 }
 
@@ -32,6 +34,7 @@ type frameJob struct {
 type fullPack struct {
 	info *packInfo
 	body []byte
+	last bool // nothing follows for now
 }
 
 // packer turns frames into packs and puts them: frames are compressed side by side, sealed in the order in which they
@@ -50,6 +53,8 @@ type packer struct {
 	running sync.WaitGroup
 	stop    context.CancelFunc
 	failure failure
+
+	progress tally
 
 	packs livePacks // once finish has returned
 }
@@ -74,8 +79,8 @@ func (f *failure) get() error {
 	return f.err
 }
 
-// start begins the work under ctx, with codec for every frame.
-func (p *packer) start(ctx context.Context, codec Codec) error {
+// start begins the work under ctx.
+func (p *packer) start(ctx context.Context) {
 	encoders := min(maxEncoders, runtime.GOMAXPROCS(0))
 	p.free = make(chan *frameJob, 2*encoders+1)
 	p.todo, p.ordered = make(chan *frameJob, cap(p.free)), make(chan *frameJob, cap(p.free))
@@ -86,26 +91,14 @@ func (p *packer) start(ctx context.Context, codec Codec) error {
 	for range uploads + 1 {
 		p.buffers <- nil
 	}
-	var made []*frameEncoder
-	for range encoders {
-		encoder, err := newFrameEncoder(codec)
-		if err != nil {
-			return err
-		}
-		made = append(made, encoder)
-	}
 	ctx, p.stop = context.WithCancel(ctx)
-	for _, encoder := range made {
-		p.running.Go(func() {
-			defer encoder.close()
-			p.encode(encoder)
-		})
+	for range encoders {
+		p.running.Go(p.encode)
 	}
 	p.running.Go(p.collect)
 	for range uploads {
 		p.running.Go(func() { p.upload(ctx) })
 	}
-	return nil
 }
 
 // take waits for an empty frame, whose raw has room for frameSize bytes.
@@ -116,6 +109,7 @@ func (p *packer) take(ctx context.Context) (*frameJob, error) {
 			job.raw, job.encoded = make([]byte, 0, frameSize), make([]byte, 0, frameSize+frameSize/8)
 		}
 		job.raw, job.hashes, job.ready = job.raw[:0], job.hashes[:0], make(chan struct{})
+		job.last = false
 		return job, p.failure.get()
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -128,9 +122,30 @@ func (p *packer) add(job *frameJob) {
 	p.todo <- job
 }
 
-func (p *packer) encode(encoder *frameEncoder) {
+func (p *packer) encode() {
+	encoders := map[Codec]*frameEncoder{}
+	defer func() {
+		for _, encoder := range encoders {
+			encoder.close()
+		}
+	}()
 	for job := range p.todo {
+		encoder := encoders[job.codec]
+		if encoder == nil {
+			var err error
+			if encoder, err = newFrameEncoder(job.codec); err != nil {
+				p.failure.set(err)
+				encoder = &frameEncoder{codec: CodecNone}
+			}
+			encoders[job.codec] = encoder
+		}
+		began := time.Now()
 		job.encoded, job.codec = encoder.encode(job.encoded[:0], job.raw)
+		stored := len(job.encoded)
+		if job.codec == CodecNone {
+			stored = len(job.raw)
+		}
+		p.progress.encoded(len(job.raw), stored, time.Since(began))
 		close(job.ready)
 	}
 }
@@ -141,7 +156,7 @@ func (p *packer) collect() {
 	var pack *packBuilder
 	var live *livePack
 	var hashes []blockHash
-	end := func() {
+	end := func(last bool) {
 		if pack == nil {
 			return
 		}
@@ -152,21 +167,21 @@ func (p *packer) collect() {
 			return
 		}
 		p.packs = append(p.packs, live)
-		p.full <- fullPack{info: live.packInfo, body: body}
+		p.full <- fullPack{info: live.packInfo, body: body, last: last}
 		pack = nil
 	}
 	for job := range p.ordered {
 		<-job.ready
 		if pack != nil && pack.full() {
-			end()
+			end(false)
 		}
-		if pack == nil && p.failure.get() == nil {
+		if len(job.raw) > 0 && pack == nil && p.failure.get() == nil {
 			var err error
 			if live, pack, err = p.begin(job.first); err != nil {
 				p.failure.set(err)
 			}
 		}
-		if pack != nil {
+		if len(job.raw) > 0 && pack != nil {
 			encoded := job.encoded
 			if job.codec == CodecNone {
 				encoded = job.raw
@@ -176,9 +191,12 @@ func (p *packer) collect() {
 			}
 			hashes = append(hashes, job.hashes...)
 		}
+		if job.last {
+			end(true)
+		}
 		p.free <- job
 	}
-	end()
+	end(true)
 }
 
 func (p *packer) begin(first blockID) (*livePack, *packBuilder, error) {
@@ -205,13 +223,32 @@ func (p *packer) upload(ctx context.Context) {
 			}
 		}
 		p.buffers <- pack.body[:0]
+		if pack.last {
+			p.dropBuffers()
+		}
+	}
+}
+
+// dropBuffers gives up the memory of buffers that nobody uses: it may be long until there is more to upload.
+func (p *packer) dropBuffers() {
+	for range cap(p.buffers) {
+		select {
+		case <-p.buffers:
+			p.buffers <- nil
+		default:
+			return
+		}
 	}
 }
 
 func (p *packer) put(ctx context.Context, pack fullPack) error {
 	var last error
+	uploaded := 0
+	p.progress.begins()
+	defer func() { p.progress.ends(uploaded) }()
 	for range attempts {
 		if _, last = p.store.bucket.Put(ctx, p.target.packKey(pack.info.id), pack.body, Condition{}); last == nil {
+			uploaded = len(pack.body)
 			return nil
 		}
 		if ctx.Err() != nil {

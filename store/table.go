@@ -25,6 +25,8 @@ type stream struct {
 // place. Tables of successive generations share their chunks until one changes.
 type table struct {
 	chunks map[uint64]*chunk
+	// kept says of which version of a file this is all the content.
+	kept kept
 }
 
 type chunk struct {
@@ -35,7 +37,7 @@ type chunk struct {
 func newTable() *table { return &table{chunks: map[uint64]*chunk{}} }
 
 func (t *table) clone() *table {
-	c := &table{chunks: make(map[uint64]*chunk, len(t.chunks))}
+	c := &table{chunks: make(map[uint64]*chunk, len(t.chunks)), kept: t.kept}
 	for at, chunk := range t.chunks {
 		c.chunks[at] = chunk
 	}
@@ -48,6 +50,14 @@ func (t *table) get(place uint64) blockID {
 		return c.ids[i]
 	}
 	return blockAbsent
+}
+
+// holeAt is how many places from place on, which is in a chunk that is not there, have no content at the least.
+func (t *table) holeAt(place uint64) uint64 {
+	if t.chunks[place/chunkBlocks] != nil {
+		return 0
+	}
+	return chunkBlocks - place%chunkBlocks
 }
 
 func (t *table) set(w *Writer, place uint64, id blockID) {

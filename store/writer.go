@@ -28,7 +28,7 @@ type WriteOptions struct {
 // A Writer may be kept open for long: pages that are added again replace what was added before, and what is at no place
 // any more at Commit is left out, so that rounds of pre-dump go into one generation. Memory is bounded by 85 MiB of packs and
 // frames, 24 bytes for each block of the base and 32 for each that is stored: 96 MiB more for 16 GiB that did not change,
-// 224 MiB more where all of it did.
+// 224 MiB more where all of it did. A file's kept version takes some 100 bytes.
 type Writer struct {
 	store  *Store
 	target Target
@@ -43,6 +43,7 @@ type Writer struct {
 	packer   *packer
 
 	mu     sync.Mutex
+	codec  Codec // of frames that are begun from now on
 	before *Base
 	tables map[stream]*table
 	packs  livePacks   // of the base
@@ -84,7 +85,7 @@ func (s *Store) begin(ctx context.Context, target Target, meta Meta, opts WriteO
 	}
 	w := &Writer{
 		store: s, target: target, keys: keys, contents: manifest{meta: meta}, tree: newTree(),
-		before: opts.Base, tables: map[stream]*table{}, first: firstBlock,
+		codec: opts.Codec, before: opts.Base, tables: map[stream]*table{}, first: firstBlock,
 	}
 	if made {
 		w.made++
@@ -96,7 +97,8 @@ func (s *Store) begin(ctx context.Context, target Target, meta Meta, opts WriteO
 		w.packs, w.first = w.before.packs, w.before.next
 	}
 	w.packer = &packer{store: s, target: target, keys: keys, number: meta.Number, epoch: meta.Epoch}
-	return w, w.packer.start(ctx, opts.Codec)
+	w.packer.start(ctx)
+	return w, nil
 }
 
 func (m Meta) validate() error {
@@ -191,7 +193,8 @@ func (w *Writer) AddImage(ctx context.Context, e Entry, task string, runs []Run)
 }
 
 // Add appends an entry; for a regular file that is no hard link it reads exactly e.Size bytes from r until its end. A
-// dir may come after what is in it, and the parents of an entry may be left out; a hard link comes after its target.
+// dir may come after what is in it, and the parents of an entry may be left out; a hard link comes after its target. r may
+// be a SparseReader.
 // ErrInvalid for an entry that does not fit; like an error of r it leaves the Writer usable, without the entry.
 func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	if err := w.check(ctx, e); err != nil {
@@ -257,33 +260,6 @@ func shorter(size int64, err error) error {
 		return fmt.Errorf("content ends before its %d bytes: %w", size, ErrInvalid)
 	}
 	return fmt.Errorf("read content: %w", err)
-}
-
-func (w *Writer) addContent(ctx context.Context, rec *record, r io.Reader) error {
-	if w.chunk == nil {
-		w.chunk = make([]byte, readChunk)
-	}
-	var total int64
-	for {
-		n, err := io.ReadFull(r, w.chunk)
-		if total+int64(n) > rec.Size {
-			return fmt.Errorf("content goes on after its %d bytes: %w", rec.Size, ErrInvalid)
-		}
-		end := int(blocksOf(int64(n))) * BlockSize
-		clear(w.chunk[n:end])
-		place := uint64(total / BlockSize)
-		if err := w.addBlocks(ctx, stream{file: true, name: rec.Path}, place, w.chunk[:end]); err != nil {
-			return err
-		}
-		total += int64(n)
-		if err == nil {
-			continue
-		}
-		if total == rec.Size && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
-			return nil
-		}
-		return shorter(rec.Size, err)
-	}
 }
 
 // maxScan is how many blocks are hashed before the Writer is locked to compare them.
@@ -382,11 +358,8 @@ func (w *Writer) known(id blockID, hint int) (bool, int) {
 func (w *Writer) append(ctx context.Context, block []byte, hash blockHash) (blockID, error) {
 	id := w.first + blockID(len(w.hashes))
 	if w.frame == nil {
-		frame, err := w.packer.take(ctx)
+		frame, err := w.emptyFrame(ctx)
 		if err != nil {
-			if frame != nil {
-				w.packer.free <- frame
-			}
 			return 0, err
 		}
 		frame.first = id
@@ -399,6 +372,19 @@ func (w *Writer) append(ctx context.Context, block []byte, hash blockHash) (bloc
 		w.frame = nil
 	}
 	return id, nil
+}
+
+// emptyFrame waits for one.
+func (w *Writer) emptyFrame(ctx context.Context) (*frameJob, error) {
+	frame, err := w.packer.take(ctx)
+	if err != nil {
+		if frame != nil {
+			w.packer.free <- frame
+		}
+		return nil, err
+	}
+	frame.codec = w.codec
+	return frame, nil
 }
 
 // end stops all Adds and waits for the packs.

@@ -22,6 +22,7 @@ type Option func(*options)
 type options struct {
 	transport http.RoundTripper
 	meter     *meter.Meter
+	retry     retry.Policy
 }
 
 // WithTransport replaces the HTTP transport of s3 buckets.
@@ -32,6 +33,11 @@ func WithTransport(transport http.RoundTripper) Option {
 // WithMeter counts the bucket's requests, each try of its own.
 func WithMeter(m *meter.Meter) Option {
 	return func(o *options) { o.meter = m }
+}
+
+// WithRetry says how often what fails for the moment is tried again, where it is tried at all (s3); retry.Default if absent.
+func WithRetry(policy retry.Policy) Option {
+	return func(o *options) { o.retry = policy }
 }
 
 const forms = "want s3://BUCKET[/PREFIX][?PARAMETER=VALUE&...] with parameters of " + parameters +
@@ -75,7 +81,7 @@ func Bucket(ctx context.Context, rawURL string, opts ...Option) (store.Bucket, e
 		if err != nil {
 			return nil, badURL(u, err)
 		}
-		return retry.New(o.metered(bucket), retry.Default), nil
+		return retry.New(o.metered(bucket), o.retry), nil
 	case "file":
 		bucket, err := openFile(u)
 		if err != nil {

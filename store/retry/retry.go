@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -31,6 +32,9 @@ type Policy struct {
 
 // Default gives up after about five seconds, where the context does not end before.
 var Default = Policy{Tries: 10, Pause: 50 * time.Millisecond, MaxPause: 2 * time.Second, MaxAfter: time.Minute}
+
+// Patient gives up only where the context ends, or its deadline leaves no time for another try.
+var Patient = Policy{Tries: math.MaxInt, Pause: 50 * time.Millisecond, MaxPause: 2 * time.Second, MaxAfter: time.Hour}
 
 // Bucket decorates a bucket.
 type Bucket struct {

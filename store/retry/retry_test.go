@@ -194,6 +194,18 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+func TestPatientGoesOnAsLongAsItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Hour)
+		defer cancel()
+		faulty := storetest.NewFaulty(t, mem.New(), storetest.Fault{Err: busy(0)})
+		_, err := retry.New(faulty, retry.Patient).Stat(ctx, "key")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Greater(t, time.Since(began), 6*time.Hour-3*time.Second)
+	})
+}
+
 func TestCancelEndsThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
