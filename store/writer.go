@@ -194,8 +194,8 @@ func (w *Writer) AddImage(ctx context.Context, e Entry, task string, runs []Run)
 
 // Add appends an entry; for a regular file that is no hard link it reads exactly e.Size bytes from r until its end. A
 // dir may come after what is in it, and the parents of an entry may be left out; a hard link comes after its target. r may
-// be a SparseReader.
-// ErrInvalid for an entry that does not fit; like an error of r it leaves the Writer usable, without the entry.
+// be a SparseReader. ErrInvalid for an entry that does not fit; like an error of r it leaves the Writer usable, without
+// the entry.
 func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	if err := w.check(ctx, e); err != nil {
 		return err
