@@ -48,8 +48,8 @@ func (l *Limit) count() {
 	l.counted = now
 }
 
-// spend accounts for used and waits until that is within the share, or ctx ends.
-func (l *Limit) spend(ctx context.Context, used time.Duration) error {
+// Spend accounts for CPU time that was used and waits until it is within the share, or ctx ends; then it returns ctx's cause.
+func (l *Limit) Spend(ctx context.Context, used time.Duration) error {
 	l.mu.Lock()
 	l.count()
 	l.credit -= used.Seconds()

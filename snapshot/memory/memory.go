@@ -162,7 +162,7 @@ func (w *worker) pause(ctx context.Context) error {
 	now := threadTime()
 	used := now - w.spent
 	w.spent = now
-	return w.limit.spend(ctx, used)
+	return w.limit.Spend(ctx, used)
 }
 
 // deliver hands on what was read.

@@ -231,7 +231,7 @@ func TestLimit(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				limit, began := NewLimit(c.share), time.Now()
 				for _, used := range c.spent {
-					require.NoError(t, limit.spend(t.Context(), used))
+					require.NoError(t, limit.Spend(t.Context(), used))
 				}
 				require.InDelta(t, c.takes.Seconds(), time.Since(began).Seconds(), 0.03)
 			})
@@ -243,7 +243,7 @@ func TestLimitIsSetWhileOthersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit, began := NewLimit(0), time.Now()
 		done := make(chan error)
-		go func() { done <- limit.spend(t.Context(), time.Second) }()
+		go func() { done <- limit.Spend(t.Context(), time.Second) }()
 		<-time.After(time.Hour)
 		synctest.Wait()
 		require.Empty(t, done, "a share of nothing stands still")
@@ -260,7 +260,7 @@ func TestLimitEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		require.ErrorIs(t, NewLimit(0).spend(ctx, time.Second), context.DeadlineExceeded)
+		require.ErrorIs(t, NewLimit(0).Spend(ctx, time.Second), context.DeadlineExceeded)
 	})
 }
 
