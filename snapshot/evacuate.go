@@ -17,12 +17,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -49,8 +47,15 @@ type Evacuator struct {
 	heard  bool
 	failed map[string]bool
 	wake   chan struct{}
-	// ending are the frozen sources that wait for the release of their pods.
+	// ending are the frozen sources that wait for the release of their pods, and Writers that are given up.
 	ending sync.WaitGroup
+
+	// sessions are the targets that are copied, by container. rates are the bytes/s that uploads have reached.
+	sessions map[string]*session
+	rates    []float64
+	// stepped wakes the loop when a step has ended; steps are those under way.
+	stepped chan struct{}
+	steps   sync.WaitGroup
 }
 
 // Options are what an Evacuator works with.
@@ -59,7 +64,16 @@ type Options struct {
 	Files   Files
 	Journal Journal
 	Store   *store.Store
+	// Patient is the same store for Writers, whose requests are tried again as long as their context lives; nil: Store.
+	Patient *store.Store
 	Holds   Holds
+	// Scanner reads running targets; nil: no pre-dumps, and full dumps alone.
+	Scanner Scanner
+	// Policy decides on rounds and on the order of an evacuation, Window is what it takes a notice to give, Cores what
+	// this process could use of the node. They are needed with a Scanner alone.
+	Policy Policy
+	Window time.Duration
+	Cores  float64
 	// Cluster is the first part of the bucket folder of every target.
 	Cluster string
 	// NodeName is this node's.
@@ -79,7 +93,13 @@ type Options struct {
 
 // New returns an Evacuator; Run makes it work.
 func New(options Options) *Evacuator {
-	return &Evacuator{options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1)}
+	if options.Patient == nil {
+		options.Patient = options.Store
+	}
+	return &Evacuator{
+		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
+		stepped: make(chan struct{}, 1),
+	}
 }
 
 // Heard tells that n has come. It does not block.
@@ -99,12 +119,19 @@ func (e *Evacuator) turn(n *watcher.Notice) {
 	}
 }
 
-// Run evacuates when a notice comes, and settles what an earlier life of this agent left frozen, until ctx ends. A
-// running evacuation is not cut short by ctx: it ends by itself, at its deadline at the latest.
+// Run copies targets while nothing happens, evacuates them when a notice comes, and settles what an earlier life of this
+// agent left frozen, until ctx ends. A running evacuation is not cut short by ctx: it ends by itself, at its deadline at
+// the latest.
 func (e *Evacuator) Run(ctx context.Context) error {
 	defer e.ending.Wait()
 	if err := e.sweep(); err != nil {
 		return err
+	}
+	defer e.prune(nil)
+	var loop sync.WaitGroup
+	defer loop.Wait()
+	if e.options.Scanner != nil {
+		loop.Go(func() { e.protect(ctx) })
 	}
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
@@ -139,23 +166,36 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(targets, func(a, b Target) int { return strings.Compare(a.ID, b.ID) })
-	var group errgroup.Group
-	group.SetLimit(atOnce)
+	e.prune(targets)
+	var settled, leaving []Target
 	for _, t := range targets {
 		onHold := slices.Contains(held, t.ID)
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
 		tried := e.hasFailed(t.ID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
-		if t.Final || tried && !onHold {
-			continue
-		}
-		if onHold {
-			group.Go(func() error { return e.settle(ctx, t, notice, heard) })
-		} else if notice != nil && notice.Action.Evacuates() {
-			group.Go(func() error { return e.evacuate(ctx, t, momentsOf(*notice)) })
+		switch {
+		case t.Final || tried && !onHold:
+		case onHold:
+			settled = append(settled, t)
+		case notice != nil && notice.Action.Evacuates():
+			leaving = append(leaving, t)
 		}
 	}
-	return errors.Join(group.Wait(), e.dropOrphans(ctx, held, targets))
+	group := newGroup()
+	for _, t := range settled {
+		group.Go(func() error { return e.settle(ctx, t, notice, heard) })
+	}
+	var faults []error
+	if len(leaving) > 0 {
+		for _, next := range e.order(leaving, notice.Deadline) {
+			if next.manner.alone {
+				faults = append(faults, group.Wait())
+				group = newGroup()
+			}
+			group.Go(func() error { return e.evacuate(ctx, next.Target, momentsOf(*notice), next.manner) })
+		}
+	}
+	faults = append(faults, group.Wait(), e.dropOrphans(ctx, held, targets))
+	return errors.Join(faults...)
 }
 
 // dropOrphans removes the holds and dumps of containers that have ended.

@@ -76,7 +76,7 @@ func (n *node) Signal(_ context.Context, _ string, s syscall.Signal) error {
 	return nil
 }
 
-func (n *node) Dump(_ context.Context, _, dir string) (Dump, error) {
+func (n *node) Dump(_ context.Context, _, dir string, _ Sink) (Dump, error) {
 	n.log("dump")
 	require.Equal(n.t, StatusPaused, n.status, "dumped while it ran")
 	if n.onDump != nil {

@@ -19,36 +19,54 @@ const (
 	beginTimeout = 2 * time.Second
 )
 
-// evacuate takes the final dump of t. It returns nil when t is final, or when it runs on as before and that is recorded.
-func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments) error {
-	var base basis
-	defer base.taking.Wait()
+// evacuate takes the final dump of t, after one more round where that was planned. It returns nil when t is final, or when
+// it runs on as before and that is recorded.
+func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how manner) error {
 	ctx, cancel := context.WithDeadline(parent, e.latest(m.Deadline))
 	defer cancel()
+	s := e.session(t)
+	if err := s.takeOver(ctx); err != nil {
+		return e.giveUp(parent, t, reasonOf(err), err)
+	}
+	defer s.leave()
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
 
+	sent, next := s.sent(), e.opening(ctx, s)
+	defer next.Wait()
+	defer cancel()
+	if how.preDump {
+		e.lastRound(ctx, s, next.soon(ctx))
+	}
 	if err := e.options.Holds.Set(t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
-	base.taking.Go(func() { base.generation = e.base(ctx, t) })
 	e.begin(ctx, t, m)
+	var w *openWriter // none: a full dump
+	if e.options.Scanner != nil {
+		w = next.soon(ctx)
+		w.use(how.codec)
+	}
 	if err := e.options.Runtime.Pause(ctx, t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
-	dump, err := e.dump(ctx, t)
+	dump, err := e.dump(ctx, t, w)
 	if err != nil {
+		e.drop(s)
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	m.Dumped = time.Now()
-	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Int64("rss_bytes", dump.RSSBytes).Msg("dumped")
+	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).
+		AnErr("not_lazy", dump.NotLazy).Msg("dumped")
 
-	base.taking.Wait()
-	committed, err := e.upload(ctx, t, dump, base.generation)
+	next.Wait()
+	committed, err := e.upload(ctx, s, t, dump, next.err)
 	if err != nil {
+		e.drop(s)
 		return e.giveUpUnlessCommitted(parent, t, m, err)
 	}
 	m.Durable = time.Now()
+	log.Info().Int64("window_bytes", committed.StoredBytes-sent).Msg("durable")
 	return e.finish(parent, t, committed, m)
 }
 
@@ -71,21 +89,30 @@ func (e *Evacuator) begin(ctx context.Context, t Target, m Moments) {
 	}
 }
 
-// dump dumps the frozen t, twice if need be.
-func (e *Evacuator) dump(ctx context.Context, t Target) (Dump, error) {
-	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t))
+// intoWriter is a Dump and the Writer that has the pages which are not in its files.
+type intoWriter struct {
+	Dump
+	writer *openWriter
+}
+
+// dump dumps the frozen t, twice if need be, into w where there is one.
+func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWriter, error) {
+	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
 	if err == nil || ctx.Err() != nil {
-		return dump, err
+		return intoWriter{dump, w}, err
 	}
 	// A dump that was cut off may have let the tasks go.
 	if fault := e.options.Runtime.Pause(ctx, t.ID); fault != nil {
-		return Dump{}, errors.Join(err, fault)
+		return intoWriter{}, errors.Join(err, fault)
 	}
-	dump, again := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t))
+	if errors.Is(err, errBucket) {
+		w = nil // a full dump is good for whichever Writer is to be had
+	}
+	dump, again := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
 	if again != nil {
-		return Dump{}, errors.Join(err, again)
+		return intoWriter{}, errors.Join(err, again)
 	}
-	return dump, nil
+	return intoWriter{dump, w}, nil
 }
 
 func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }

@@ -93,6 +93,18 @@ func pendingSignals(proc string, pid int) (bool, error) {
 	return false, nil
 }
 
+// Held tells whether the container is on hold.
+func (h Holds) Held(id string) (bool, error) {
+	_, err := os.Stat(h.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for hold of container %s: %w", id, err)
+	}
+	return true, nil
+}
+
 // List returns the ids of the containers on hold.
 func (h Holds) List() ([]string, error) {
 	entries, err := os.ReadDir(h.Dir)

@@ -32,7 +32,7 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 	case errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
 	case (notice != nil && notice.Action.Evacuates() || !heard) && time.Until(m.Deadline) > e.options.Margin:
-		return e.evacuate(ctx, t, m)
+		return e.evacuate(ctx, t, m, plain)
 	case err != nil && time.Until(m.Deadline) > 0:
 		return fmt.Errorf("settle pod %s/%s: whether it may run is not known until its deadline: %w", t.Namespace, t.Pod, err)
 	}

@@ -57,6 +57,9 @@ type Target struct {
 	// says that it came to nothing.
 	Deadline time.Time
 	Failed   bool
+	// Priority is the pod's, Settings what its owner asks for.
+	Priority int32
+	Settings TargetSettings
 }
 
 // Folder is the target's folder in the bucket.
@@ -72,7 +75,16 @@ type Dump struct {
 	RSSBytes int64
 	// Memory says what the images that hold pages are made of. One that it leaves out is stored as any other file.
 	Memory []Memory
+	// OnDisk says, by the name of an image of Memory, which of its pages the file has, in their order; all others have
+	// been handed to the sink. Nil for a full dump: the files have all pages.
+	OnDisk map[string][]store.Run
+	// NotLazy says why this is a full dump although there was a sink; nil where it is none, or was asked for.
+	NotLazy error
 }
+
+// Sink takes pages of a task of one container (Memory.Task), from address on. pages may not be used afterwards. Calls for
+// different tasks may come at the same time.
+type Sink = func(ctx context.Context, task string, address uint64, pages []byte) error
 
 // Memory is that of a process, or what processes share, in one image of a Dump.
 type Memory struct {
@@ -80,7 +92,8 @@ type Memory struct {
 	Image string
 	// Task names the memory, as well as can be by the same name in every dump of the container.
 	Task string
-	// Runs are the addresses of the pages in the order in which the image has them. Together they have its size.
+	// Runs are the addresses of the pages in the order in which the image has them for a restore. Together they have its
+	// size.
 	Runs []store.Run
 }
 
@@ -92,9 +105,9 @@ type Runtime interface {
 	Pause(ctx context.Context, id string) error
 	// Resume thaws; a running container is no error, an ended one is ErrGone.
 	Resume(ctx context.Context, id string) error
-	// Dump writes a full dump of a frozen container below dir (a host path) and leaves it frozen. It returns
-	// ErrNotFrozen where it did not stay so.
-	Dump(ctx context.Context, id, dir string) (Dump, error)
+	// Dump dumps a frozen container below dir (a host path) and leaves it frozen. It returns ErrNotFrozen where it did
+	// not stay so. With a sink it may hand memory to that instead of writing it; errors of sink are returned.
+	Dump(ctx context.Context, id, dir string, sink Sink) (Dump, error)
 	// Signal sends a signal to the container's init; an ended container is ErrGone.
 	Signal(ctx context.Context, id string, signal syscall.Signal) error
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
@@ -32,12 +32,6 @@ func inBucket(err error) error {
 	return fmt.Errorf("%w: %w", errBucket, err)
 }
 
-// basis is the generation before, which is read while the target is recorded, frozen and dumped.
-type basis struct {
-	taking     sync.WaitGroup
-	generation *store.Base
-}
-
 // base reads the newest generation of t, so that what it holds need not be stored again. Where there is none, or it
 // cannot be read, everything is stored.
 func (e *Evacuator) base(ctx context.Context, t Target) *store.Base {
@@ -49,36 +43,47 @@ func (e *Evacuator) base(ctx context.Context, t Target) *store.Base {
 	return base
 }
 
-// upload writes and commits the generation, again and again until it is durable, ctx ends or it is fenced off.
-func (e *Evacuator) upload(ctx context.Context, t Target, dump Dump, base *store.Base) (Committed, error) {
-	pause := firstPause
+// upload writes and commits the generation of the frozen t, again and again until it is durable, ctx ends or it is fenced
+// off. opened says why there is no Writer yet. Where one has failed, and with it the memory that it had got, the next one
+// gets that by another dump: t stands still, so it is the same.
+func (e *Evacuator) upload(ctx context.Context, s *session, t Target, dump intoWriter, opened error) (Committed, error) {
+	pause, err := firstPause, inBucket(opened)
 	for {
-		committed, err := e.tryUpload(ctx, t, dump, base)
-		if err == nil || errors.Is(err, store.ErrFenced) || !errors.Is(err, errBucket) {
-			return committed, err
+		if err == nil {
+			var committed Committed
+			if committed, err = e.tryUpload(ctx, s, t, &dump); err == nil {
+				return committed, nil
+			}
 		}
+		if errors.Is(err, store.ErrFenced) || !errors.Is(err, errBucket) {
+			return Committed{}, err
+		}
+		e.drop(s)
 		e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("upload failed, trying again")
 		select {
 		case <-ctx.Done():
 			return Committed{}, err
 		case <-time.After(pause):
-			pause = min(2*pause, longestPause)
+			pause, err = min(2*pause, longestPause), nil
 		}
 	}
 }
 
 // tryUpload writes one generation: memory, other images, file trees, manifest, HEAD. Failures of the store are errBucket.
-func (e *Evacuator) tryUpload(ctx context.Context, t Target, dump Dump, base *store.Base) (_ Committed, err error) {
-	w, err := e.beginGeneration(ctx, t, dump, base)
+func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *intoWriter) (_ Committed, err error) {
+	w, err := e.open(ctx, s)
 	if err != nil {
 		return Committed{}, inBucket(err)
 	}
-	defer func() {
-		if err != nil {
-			w.Abort(context.WithoutCancel(ctx))
+	if dump.OnDisk != nil && dump.writer != w {
+		if *dump, err = e.dump(ctx, t, w); err != nil {
+			return Committed{}, err
 		}
-	}()
-	if err := addImages(ctx, dump, t.Name, w); err != nil {
+	}
+	if err := w.Describe(e.meta(t, dump.RSSBytes, true)); err != nil {
+		return Committed{}, inBucket(err)
+	}
+	if err := addImages(ctx, dump.Dump, t.Name, w.Writer); err != nil {
 		return Committed{}, err
 	}
 	add := func(ctx context.Context, entry store.Entry, content io.Reader) error {
@@ -87,7 +92,12 @@ func (e *Evacuator) tryUpload(ctx context.Context, t Target, dump Dump, base *st
 	if err := e.options.Files.Add(ctx, t.Container, add); err != nil {
 		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
 	}
-	generation, err := w.Commit(ctx)
+	return e.commit(ctx, s, t, dump.RSSBytes)
+}
+
+// commit ends the Writer of s.
+func (e *Evacuator) commit(ctx context.Context, s *session, t Target, rss int64) (Committed, error) {
+	generation, err := s.commit(ctx)
 	if err != nil {
 		return Committed{}, inBucket(err)
 	}
@@ -95,26 +105,34 @@ func (e *Evacuator) tryUpload(ctx context.Context, t Target, dump Dump, base *st
 		Int64("epoch", generation.Epoch).Int64("blocks", generation.Blocks).Int64("new_blocks", generation.NewBlocks).
 		Int64("stored_bytes", generation.StoredBytes).Int("puts", generation.Puts).Msg("committed")
 	return Committed{
-		Number: generation.Number, Epoch: generation.Epoch,
-		StoredBytes: generation.StoredBytes, RSSBytes: dump.RSSBytes,
+		Number: generation.Number, Epoch: generation.Epoch, StoredBytes: generation.StoredBytes, RSSBytes: rss,
 	}, nil
 }
 
-// beginGeneration begins the generation after HEAD, on base where that is HEAD's.
-func (e *Evacuator) beginGeneration(ctx context.Context, t Target, dump Dump, base *store.Base) (*store.Writer, error) {
+// beginGeneration begins the generation after HEAD, on base where that is HEAD's. Its uploads go on under uploads.
+func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base *store.Base) (*store.Writer, error) {
 	folder := t.Folder(e.options.Cluster)
 	head, err := e.options.Store.Head(ctx, folder)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	if head.Number > 0 && (base == nil || base.Head().Number != head.Number || base.Head().WrittenEpoch != head.WrittenEpoch) {
+	if head.Number == 0 {
+		base = nil
+	} else if base == nil || base.Head().Number != head.Number || base.Head().WrittenEpoch != head.WrittenEpoch {
 		base = e.base(ctx, t)
 	}
-	return e.options.Store.Begin(ctx, folder, store.Meta{
-		Number: head.Number + 1, Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Final: true, Created: time.Now(),
-		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: dump.RSSBytes}},
+	meta := e.meta(t, 0, false)
+	meta.Number = head.Number + 1
+	return e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
+}
+
+// meta describes a generation of t.
+func (e *Evacuator) meta(t Target, rss int64, final bool) store.Meta {
+	return store.Meta{
+		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Final: final, Created: time.Now(),
+		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: rss}},
 		Requirements: e.options.Requirements,
-	}, store.WriteOptions{Base: base, Codec: store.CodecZstd})
+	}
 }
 
 // addImages adds the flat folder of CRIU images.
@@ -123,22 +141,31 @@ func addImages(ctx context.Context, dump Dump, container string, w *store.Writer
 	if err != nil {
 		return fmt.Errorf("list CRIU images: %w", err)
 	}
+	w.Discard()
 	memory := map[string]Memory{}
 	for _, m := range dump.Memory {
-		m.Task = container + "/" + m.Task
+		m.Task = taskName(container, m.Task)
 		memory[m.Image] = m
 	}
 	for _, image := range images {
-		from := filepath.Join(dump.Images, image.Name())
-		if err := addImage(ctx, from, layout.ImagePath(container, image.Name()), memory[image.Name()], w); err != nil {
+		from, m := filepath.Join(dump.Images, image.Name()), memory[image.Name()]
+		delete(memory, image.Name())
+		there := m.Runs
+		if dump.OnDisk != nil {
+			there = dump.OnDisk[m.Image]
+		}
+		if err := addImage(ctx, from, layout.ImagePath(container, image.Name()), m, there, w); err != nil {
 			return err
 		}
+	}
+	for name := range memory {
+		return fmt.Errorf("CRIU image %s is missing: %w", name, fs.ErrNotExist)
 	}
 	return nil
 }
 
-// addImage adds one image: by the places of its pages where m says them.
-func addImage(ctx context.Context, from, to string, m Memory, w *store.Writer) error {
+// addImage adds one image: by the places of its pages where m says them, of which the file has those of there.
+func addImage(ctx context.Context, from, to string, m Memory, there []store.Run, w *store.Writer) error {
 	f, err := os.Open(from)
 	if err != nil {
 		return fmt.Errorf("read CRIU image: %w", err)
@@ -154,16 +181,20 @@ func addImage(ctx context.Context, from, to string, m Memory, w *store.Writer) e
 		entry.Inline = !strings.HasPrefix(filepath.Base(from), "pages-")
 		return inBucket(w.Add(ctx, entry, f))
 	}
-	if err := addPages(ctx, f, m, w); err != nil {
+	if err := addPages(ctx, f, m, there, w); err != nil {
 		return err
+	}
+	entry.Size = 0
+	for _, run := range m.Runs {
+		entry.Size += run.Pages * store.BlockSize
 	}
 	return inBucket(w.AddImage(ctx, entry, m.Task, m.Runs))
 }
 
-// addPages hands the pages in f to where in memory they were.
-func addPages(ctx context.Context, f io.Reader, m Memory, w *store.Writer) error {
+// addPages hands the pages in f, those of runs, to where in memory they were.
+func addPages(ctx context.Context, f io.Reader, m Memory, runs []store.Run, w *store.Writer) error {
 	buf, piece := make([]byte, pieceSize), []byte(nil)
-	for _, run := range m.Runs {
+	for _, run := range runs {
 		for address, left := run.Address, run.Pages*store.BlockSize; left > 0; {
 			if len(piece) == 0 {
 				n, err := io.ReadFull(f, buf)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
 // config is what flags and environment say. Flags win over LIFEBOAT_* variables, those over the defaults.
@@ -26,6 +28,9 @@ type config struct {
 	pollInterval        time.Duration
 	margin              time.Duration
 	healthAddress       string
+	preDump             bool
+	window              time.Duration
+	policy              snapshot.Policy
 }
 
 // bind declares the flags.
@@ -41,6 +46,15 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.awsMetadataEndpoint, "aws-metadata-endpoint", "", "instance metadata service (default: the SDK's, http://169.254.169.254)")
 	flags.DurationVar(&c.pollInterval, "poll-interval", 2*time.Second, "how often the metadata service is asked")
 	flags.DurationVar(&c.margin, "margin", 5*time.Second, "how long before the deadline an unfinished evacuation is given up")
+	flags.BoolVar(&c.preDump, "pre-dump", true, "keep copying protected pods while they run, so that little is left at a notice; false: one full dump at the notice")
+	flags.DurationVar(&c.window, "window", 2*time.Minute, "what the cloud gives from a notice to the end: 2m on AWS")
+	c.policy = snapshot.DefaultPolicy()
+	flags.Float64Var(&c.policy.WindowShare, "window-share", c.policy.WindowShare, "part of the window within which a pod is to be stored for it to count as safe")
+	flags.Float64Var(&c.policy.CPUShare, "cpu-share", c.policy.CPUShare, "part of the node's cores that copying may take")
+	flags.Float64Var(&c.policy.TargetCPU, "pod-cpu", c.policy.TargetCPU, "cores that copying one pod may take at most")
+	flags.Float64Var(&c.policy.NetworkShare, "network-share", c.policy.NetworkShare, "part of the node's upload rate that copying may take")
+	flags.DurationVar(&c.policy.Interval, "interval", c.policy.Interval, "from one copy of a pod to the next while nothing presses")
+	flags.DurationVar(&c.policy.RecoveryPoint, "recovery-point", c.policy.RecoveryPoint, "from one safety dump of a pod to the next")
 	flags.StringVar(&c.healthAddress, "health-address", ":9640", "host:port of /healthz and /metrics")
 }
 
@@ -85,6 +99,12 @@ func (c *config) Validate() error {
 	}
 	if c.margin < time.Second || c.margin > time.Minute {
 		fault("--margin: %s is not between 1s and 1m", c.margin)
+	}
+	if c.window <= c.margin {
+		fault("--window: %s is not longer than --margin, %s", c.window, c.margin)
+	}
+	if err := c.policy.Validate(); err != nil {
+		fault("settings of copying: %w", err)
 	}
 	if _, _, err := net.SplitHostPort(c.healthAddress); err != nil {
 		fault("--health-address: %q is not host:port, as in \":9640\"", c.healthAddress)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -26,8 +27,10 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
 	"github.com/lifeboat-dev/lifeboat/snapshot/files"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/open"
+	"github.com/lifeboat-dev/lifeboat/store/retry"
 	"github.com/lifeboat-dev/lifeboat/watcher"
 	"github.com/lifeboat-dev/lifeboat/watcher/aws"
 )
@@ -90,7 +93,11 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
-	generations, err := openStore(ctx, c)
+	generations, err := openStore(ctx, c, retry.Default)
+	if err != nil {
+		return nil, err
+	}
+	patient, err := openStore(ctx, c, retry.Patient)
 	if err != nil {
 		return nil, err
 	}
@@ -104,14 +111,8 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 
 	own := kube.Node{Name: c.nodeName, Client: client}
 	a := &agent{config: c, log: log, health: newHealth(c.healthAddress), tainter: kube.NewTainter(own, log)}
-	a.evacuator = snapshot.New(snapshot.Options{
-		Runtime: runc, Files: files.New(c.hostRoot), Store: generations,
-		Journal:  &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events},
-		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
-		Cluster:  c.cluster,
-		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
-		Requirements: requirements(), Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
-	})
+	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events}
+	a.evacuator = snapshot.New(snapshotOptions(c, log, runc, journal, generations, patient))
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
 		HostRoot: c.hostRoot, WorkDir: filepath.Join(c.stateDir, "restore"), CRIUConfig: runc.ConfigFile,
@@ -126,6 +127,21 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	a.watcher = watcher.New(&sink{agent: a, log: log.With().Str("part", "watcher").Logger()},
 		aws.New(c.awsMetadataEndpoint, c.pollInterval))
 	return a, nil
+}
+
+func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *kube.Journal, generations, patient *store.Store) snapshot.Options {
+	options := snapshot.Options{
+		Runtime: criu.Engine{Runc: runc}, Files: files.New(c.hostRoot), Store: generations, Patient: patient, Journal: journal,
+		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
+		Cluster:  c.cluster,
+		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
+		Requirements: requirements(), Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
+		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()),
+	}
+	if c.preDump {
+		options.Scanner = memory.Scanner{Proc: "/proc"}
+	}
+	return options
 }
 
 // run runs all parts until ctx ends or one of them fails.
@@ -162,7 +178,8 @@ func (a *agent) sweep(ctx context.Context) error {
 	}
 }
 
-func openStore(ctx context.Context, c *config) (*store.Store, error) {
+// openStore opens the bucket with that much patience.
+func openStore(ctx context.Context, c *config, patience retry.Policy) (*store.Store, error) {
 	text, err := os.ReadFile(c.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read master keys: %w; mount the Secret lifeboat-key there", err)
@@ -171,7 +188,7 @@ func openStore(ctx context.Context, c *config) (*store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read master keys %s: %w", c.keyFile, err)
 	}
-	bucket, err := open.Bucket(ctx, c.bucket)
+	bucket, err := open.Bucket(ctx, c.bucket, open.WithRetry(patience))
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}

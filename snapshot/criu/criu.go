@@ -151,7 +151,7 @@ func (r *Runc) orGone(ctx context.Context, id string, err error) error {
 	return err
 }
 
-// Dump implements snapshot.Runtime: a full dump into dir/images, CRIU's logs into dir/work.
+// Dump takes a full dump into dir/images, CRIU's logs into dir/work.
 func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) {
 	images, work, err := r.clearDump(dir)
 	if err != nil {

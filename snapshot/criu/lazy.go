@@ -39,8 +39,6 @@ type Taken struct {
 	// Stored says, by the name of the image, which pages the file on this node's disk has, in their order. The others have
 	// been handed to the sink.
 	Stored map[string][]store.Run
-	// NotLazy says why this is a full dump, which the sink has got nothing of; nil where it is none.
-	NotLazy error
 	// Read is about what was read for the sink.
 	Read memory.Stats
 }
@@ -49,7 +47,7 @@ type Taken struct {
 // frozen tasks and hands to sink by the tasks' names (memory.Reader). Images in dir are then those of a full dump, but
 // for the pages that sink has got. The container stays frozen, also where DumpInto fails; ErrNotFrozen where it did not.
 //
-// Where a lazy dump is not supported or fails, it takes a full one instead, all of it in dir, and says so in Taken. It fails
+// Where a lazy dump is not supported or fails, it takes a full one instead, all of it in dir, and says so in NotLazy. It fails
 // where sink or ctx do, and where a full dump does.
 func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (Taken, error) {
 	taken, err := r.dumpLazily(ctx, id, dir, sink, closeServer)
@@ -64,7 +62,8 @@ func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (
 	if fault != nil {
 		return Taken{}, errors.Join(err, fault)
 	}
-	taken = Taken{Dump: full, Stored: map[string][]store.Run{}, NotLazy: err}
+	full.NotLazy = err
+	taken = Taken{Dump: full, Stored: map[string][]store.Run{}}
 	for _, m := range full.Memory {
 		taken.Stored[m.Image] = m.Runs
 	}

@@ -79,6 +79,10 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		t := snapshot.Target{
 			Container: c, Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
 			Final: isFinal(status, pod.UID), NeverRestarts: pod.Spec.RestartPolicy == corev1.RestartPolicyNever,
+			Settings: snapshot.TargetSettings{MaxFreeze: maxFreeze(pod, c.Name)},
+		}
+		if pod.Spec.Priority != nil {
+			t.Priority = *pod.Spec.Priority
 		}
 		if l := status.Timeline; l != nil && l.PodUID == pod.UID && l.Deadline != nil {
 			t.Deadline = l.Deadline.Time
@@ -93,6 +97,17 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		targets = append(targets, t)
 	}
 	return targets, nil
+}
+
+// maxFreeze is how long a container may stand still before its liveness probe has failed too often; 0 without one.
+func maxFreeze(pod *corev1.Pod, container string) time.Duration {
+	for _, c := range pod.Spec.Containers {
+		if p := c.LivenessProbe; c.Name == container && p != nil {
+			seconds := (max(p.FailureThreshold, 1)-1)*max(p.PeriodSeconds, 1) + max(p.TimeoutSeconds, 1)
+			return time.Duration(seconds) * time.Second
+		}
+	}
+	return 0
 }
 
 // protectable also holds for a pod whose protection the controller has not judged anew since the node came under notice.

@@ -1,0 +1,73 @@
+package snapshot
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lifeboat-dev/lifeboat/store"
+)
+
+// manner is how a target is evacuated.
+type manner struct {
+	// preDump asks for one more round before the freeze, alone for all before to have ended.
+	preDump, alone bool
+	codec          store.Codec
+}
+
+// plain is for a target that no plan speaks of.
+var plain = manner{codec: store.CodecZstd}
+
+// leaver is a target in its place in an evacuation.
+type leaver struct {
+	Target
+	manner manner
+}
+
+// order puts the targets of a node under notice in the order in which they are evacuated: Policy's, or by their IDs where
+// there is none. Those that Policy would leave out come last, for a safety dump saves nobody yet (docs/design.md, 8).
+func (e *Evacuator) order(leaving []Target, deadline time.Time) []leaver {
+	slices.SortFunc(leaving, func(a, b Target) int { return cmp.Compare(a.ID, b.ID) })
+	all := make([]leaver, 0, len(leaving))
+	for _, t := range leaving {
+		all = append(all, leaver{t, plain})
+	}
+	if e.options.Scanner == nil || len(leaving) == 0 {
+		return all
+	}
+	for _, t := range leaving {
+		e.measure(e.session(t))
+	}
+	plan, _, err := e.plan(deadline)
+	if err != nil {
+		e.options.Log.Error().Err(err).Msg("no plan, targets are evacuated by their IDs")
+		return all
+	}
+	place := map[string]int{}
+	for i, step := range plan.Evacuation.Order {
+		place[step.ID] = i - len(plan.Evacuation.Order)
+		if j := slices.IndexFunc(all, func(l leaver) bool { return l.ID == step.ID }); j >= 0 {
+			all[j].manner = manner{preDump: step.PreDump, alone: step.Alone, codec: step.Codec}
+		}
+	}
+	for _, left := range plan.Evacuation.Left {
+		if j := slices.IndexFunc(all, func(l leaver) bool { return l.ID == left.ID }); j >= 0 {
+			all[j].manner.alone = true
+			e.options.Log.Warn().Str("namespace", all[j].Namespace).Str("pod", all[j].Pod).Str("reason", left.Reason).
+				Msg("target comes last: " + left.Message)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b leaver) int {
+		return cmp.Or(cmp.Compare(place[a.ID], place[b.ID]), strings.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
+func newGroup() *errgroup.Group {
+	group := &errgroup.Group{}
+	group.SetLimit(atOnce)
+	return group
+}

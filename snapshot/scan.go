@@ -1,0 +1,34 @@
+package snapshot
+
+import (
+	"context"
+	"time"
+)
+
+// Scanner reads the memory of running containers. snapshot/memory is behind it.
+type Scanner interface {
+	// Scan hands the memory of c to sink, by the names that a Dump has for it, and takes no more of the processor than
+	// share cores, what sink says it cost elsewhere included. What changes meanwhile may be missed. ErrGone where c has
+	// ended; the errors of ctx and sink.
+	Scan(ctx context.Context, c Container, share float64, sink ScanSink) (Scan, error)
+	// Vitals measures c. ErrGone where it has ended.
+	Vitals(c Container) (Vitals, error)
+}
+
+// ScanSink is a Sink that says how much processor time it has cost beside the caller's own.
+type ScanSink = func(ctx context.Context, task string, address uint64, pages []byte) (time.Duration, error)
+
+// Scan is what a Scanner did.
+type Scan struct {
+	Bytes int64
+	// CPU is what the reading threads used, the sink's work on them included.
+	CPU time.Duration
+}
+
+// Vitals are measures of a running container.
+type Vitals struct {
+	// RSSBytes is the memory of its processes that no file has.
+	RSSBytes int64
+	// CPU is what its processes have used since they began.
+	CPU time.Duration
+}
