@@ -3,6 +3,7 @@ package files
 import (
 	"context"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,39 +15,50 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
-// overlay mounts an overlay at bundle/rootfs of a container's bundle, with a file, a folder and a link in the layer
-// below, and returns the bundle. The upper directory has to be on a file system that takes trusted attributes.
-func overlay(t *testing.T) (bundle string) {
+// pod is a container's folders on this machine: a mounted overlay, an emptyDir volume and a bundle that names both. Its
+// process is this one.
+type pod struct {
+	bundle, root, upper, volume string
+	reader                      *Reader
+}
+
+// newPod mounts an overlay with files, folders and links in the layer below. The upper directory has to be on a file system
+// that takes trusted attributes.
+func newPod(t testing.TB) *pod {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounting an overlay needs root")
 	}
 	dir := t.TempDir()
-	bundle = filepath.Join(dir, "bundle")
-	volume := filepath.Join(dir, "pods/u/volumes/kubernetes.io~empty-dir/logs")
-	for _, d := range []string{"lower/etc/sub", "upper", "work", "bundle/rootfs", "pods/u/volumes/kubernetes.io~empty-dir/logs"} {
-		require.NoError(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+	p := &pod{
+		bundle: filepath.Join(dir, "bundle"), root: filepath.Join(dir, "bundle/rootfs"), upper: filepath.Join(dir, "upper"),
+		volume: filepath.Join(dir, "pods/u/volumes/kubernetes.io~empty-dir/logs"),
+		// The test's own mounts are in its own namespace, which is pid 1's where it runs as usual.
+		reader: &Reader{hostRoot: "/", mountinfo: "/proc/self/mountinfo", proc: "/proc"},
+	}
+	for _, d := range []string{filepath.Join(dir, "lower/etc/sub"), filepath.Join(dir, "work"), p.upper, p.root, p.volume} {
+		require.NoError(t, os.MkdirAll(d, 0o755))
 	}
 	for _, f := range []string{"lower/etc/deleted", "lower/etc/changed", "lower/etc/sub/hidden", "lower/untouched"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, f), []byte("below"), 0o644))
 	}
-	config := `{"mounts": [{"destination": "/logs", "source": "` + volume + `"}, {"destination": "/etc/hosts", "source": "/etc/hosts"}]}`
-	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o644))
-	require.NoError(t, os.WriteFile(filepath.Join(volume, "train.log"), []byte("step=1\n"), 0o644))
-	rootfs := filepath.Join(bundle, "rootfs")
+	config := `{"mounts": [{"destination": "/logs", "source": "` + p.volume + `"}, {"destination": "/etc/hosts", "source": "/etc/hosts"}]}`
+	require.NoError(t, os.WriteFile(filepath.Join(p.bundle, "config.json"), []byte(config), 0o644))
 	options := "lowerdir=" + dir + "/lower,upperdir=" + dir + "/upper,workdir=" + dir + "/work"
-	require.NoError(t, unix.Mount("overlay", rootfs, "overlay", 0, options))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(rootfs, 0)) })
-	return bundle
+	require.NoError(t, unix.Mount("overlay", p.root, "overlay", 0, options))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(p.root, 0)) })
+	return p
+}
+
+func (p *pod) container() snapshot.Container {
+	return snapshot.Container{Bundle: p.bundle, PID: os.Getpid()}
 }
 
 // read returns what Add hands on, by path, and the contents of regular files.
-func read(t *testing.T, bundle string) (map[string]store.Entry, map[string]string, error) {
+func (p *pod) read(t testing.TB) (map[string]store.Entry, map[string]string, error) {
 	t.Helper()
 	entries, contents := map[string]store.Entry{}, map[string]string{}
-	// The test's own mounts are in its own namespace, which is pid 1's where it runs as usual.
-	reader := &Reader{hostRoot: "/", mountinfo: "/proc/self/mountinfo"}
-	err := reader.Add(t.Context(), snapshot.Container{Bundle: bundle}, func(_ context.Context, e store.Entry, content io.Reader) error {
+	err := p.reader.Add(t.Context(), p.container(), func(_ context.Context, e store.Entry, content io.Reader) error {
 		require.NoError(t, e.Validate())
 		entries[e.Path] = e
 		if content != nil {
@@ -60,8 +72,9 @@ func read(t *testing.T, bundle string) (map[string]store.Entry, map[string]strin
 }
 
 func TestAdd(t *testing.T) {
-	bundle := overlay(t)
-	root := filepath.Join(bundle, "rootfs")
+	p := newPod(t)
+	root := p.root
+	require.NoError(t, os.WriteFile(filepath.Join(p.volume, "train.log"), []byte("step=1\n"), 0o644))
 	require.NoError(t, os.Remove(filepath.Join(root, "etc/deleted")))
 	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/changed"), []byte("above"), 0o644))
 	require.NoError(t, os.Chmod(filepath.Join(root, "etc/changed"), 0o640|os.ModeSetgid))
@@ -73,7 +86,16 @@ func TestAdd(t *testing.T) {
 	require.NoError(t, unix.Mkfifo(filepath.Join(root, "etc/pipe"), 0o600))
 	require.NoError(t, unix.Setxattr(filepath.Join(root, "etc/changed"), "user.lifeboat", []byte("x"), 0))
 
-	entries, contents, err := read(t, bundle)
+	socket, err := net.Listen("unix", filepath.Join(root, "etc/socket"))
+	require.NoError(t, err)
+	defer socket.Close()
+	require.NoError(t, unix.Mknod(filepath.Join(p.volume, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	unlinked, err := os.Create(filepath.Join(root, "etc/unlinked"))
+	require.NoError(t, err)
+	defer unlinked.Close()
+	require.NoError(t, os.Remove(unlinked.Name()))
+
+	entries, contents, err := p.read(t)
 	require.NoError(t, err)
 	require.NotContains(t, entries, "layer/untouched")
 	require.Equal(t, store.TypeWhiteout, entries["layer/etc/deleted"].Type)
@@ -89,10 +111,13 @@ func TestAdd(t *testing.T) {
 	require.Equal(t, store.TypeFIFO, entries["layer/etc/pipe"].Type)
 	require.Equal(t, "step=1\n", contents["volumes/logs/train.log"])
 	require.Len(t, contents, 3)
+	for _, left := range []string{"layer/etc/socket", "layer/etc/unlinked", "volumes/logs/null"} {
+		require.NotContains(t, entries, left)
+	}
 }
 
 func TestAddRefusesRootsThatAreNoOverlay(t *testing.T) {
-	bundle := t.TempDir()
-	_, _, err := read(t, bundle)
+	p := &pod{bundle: t.TempDir(), reader: &Reader{hostRoot: "/", mountinfo: "/proc/self/mountinfo", proc: "/proc"}}
+	_, _, err := p.read(t)
 	require.ErrorContains(t, err, "no writable overlay layer")
 }

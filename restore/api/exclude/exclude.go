@@ -23,7 +23,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
 )
 
-// ErrInvalid: a pattern is none. The message names which, why, and what to write.
+// ErrInvalid marks a pattern that is none. The message names which, why, and what to write.
 var ErrInvalid = errors.New("invalid exclusion")
 
 // maxPatterns bounds what each file of a target is compared with.
@@ -62,7 +62,7 @@ func Parse(value string) (Patterns, error) {
 func parse(text string) ([]string, error) {
 	tree, rest, ok := strings.Cut(text, ":")
 	if !ok {
-		return nil, errors.New("it names no tree: begin it with layer:, volume: or shm:")
+		return nil, errors.New("it names no tree: begin it with layer:, volume: or shm: and a path")
 	}
 	var root []string
 	switch tree {
