@@ -53,6 +53,8 @@ type Evacuator struct {
 	// sessions are the targets that are copied, by container. rates are the bytes/s that uploads have reached.
 	sessions map[string]*session
 	rates    []float64
+	// inHand are containers that a safety dump of this life holds still.
+	inHand map[string]bool
 	// stepped wakes the loop when a step has ended; steps are those under way.
 	stepped chan struct{}
 	steps   sync.WaitGroup
@@ -74,6 +76,8 @@ type Options struct {
 	Policy Policy
 	Window time.Duration
 	Cores  float64
+	// Board is told what people want to know; needed with a Scanner alone.
+	Board Board
 	// Cluster is the first part of the bucket folder of every target.
 	Cluster string
 	// NodeName is this node's.
@@ -98,7 +102,7 @@ func New(options Options) *Evacuator {
 	}
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
-		stepped: make(chan struct{}, 1),
+		stepped: make(chan struct{}, 1), inHand: map[string]bool{},
 	}
 }
 
@@ -169,7 +173,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	e.prune(targets)
 	var settled, leaving []Target
 	for _, t := range targets {
-		onHold := slices.Contains(held, t.ID)
+		onHold := slices.Contains(held, t.ID) && !e.isInHand(t.ID)
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
 		tried := e.hasFailed(t.ID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
 		switch {
@@ -202,7 +206,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Target) error {
 	var faults []error
 	for _, id := range held {
-		if slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id }) {
+		if slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id }) || e.isInHand(id) {
 			continue
 		}
 		status, err := e.options.Runtime.Status(ctx, id)

@@ -37,7 +37,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	if how.preDump {
 		e.lastRound(ctx, s, next.soon(ctx))
 	}
-	if err := e.options.Holds.Set(t.ID); err != nil {
+	if err := e.hold(t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	e.begin(ctx, t, m)

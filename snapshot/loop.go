@@ -129,6 +129,7 @@ func (e *Evacuator) turnOfSteps(ctx context.Context) (next time.Time, err error)
 	}
 	now := time.Now()
 	for i, s := range sessions {
+		e.tell(ctx, s, plan.Targets[i])
 		step := plan.Targets[i].Step
 		if step.Action == ActionNone {
 			continue
@@ -164,6 +165,9 @@ func (e *Evacuator) startStep(ctx context.Context, s *session, step Step) {
 	s.mu.Unlock()
 	e.steps.Go(func() {
 		err := e.step(ctx, s, step)
+		if err == nil && step.Action == ActionDump {
+			e.reap(ctx, s)
+		}
 		interrupted := ctx.Err() != nil
 		stop(nil)
 		s.mu.Lock()
@@ -171,7 +175,7 @@ func (e *Evacuator) startStep(ctx context.Context, s *session, step Step) {
 		if err == nil {
 			s.measured.succeeded()
 		} else {
-			s.measured.failed(time.Now())
+			s.measured.failed(time.Now(), step.Action)
 		}
 		s.mu.Unlock()
 		if t := s.current(); err != nil && !interrupted && !errors.Is(err, ErrGone) {
@@ -203,7 +207,11 @@ func (e *Evacuator) step(ctx context.Context, s *session, step Step) error {
 	if err := w.SetCodec(step.Codec); err != nil {
 		return err
 	}
-	err = e.copyRound(ctx, s, w, step)
+	if step.Action == ActionDump {
+		err = e.safetyDump(ctx, s, w, step)
+	} else {
+		err = e.copyRound(ctx, s, w, step)
+	}
 	if errors.Is(err, errBucket) && ctx.Err() == nil {
 		e.drop(s)
 		s.forget()
@@ -215,10 +223,7 @@ func (e *Evacuator) step(ctx context.Context, s *session, step Step) error {
 func (s *session) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.measured.facts.LastRound = time.Time{}
-	if s.base != nil {
-		s.measured.facts.LastRound = s.measured.facts.LastDump
-	}
+	s.measured.facts.LastRound = s.measured.based
 }
 
 // copyRound copies what changed in the memory of the running target.

@@ -21,6 +21,8 @@ type measured struct {
 	// seen is up to where the Writer's progress is accounted for, of that Writer.
 	seen store.Progress
 	of   *openWriter
+	// based is when the newest safety dump that is durable was taken.
+	based time.Time
 	// cpu is what the target had used when the newest round began.
 	cpu time.Duration
 	// pause and notBefore are for a target whose steps fail.
@@ -76,8 +78,12 @@ func keep[T any](points []T, point T) []T {
 	return slices.Clone(newest(append(points, point)))
 }
 
-// failed puts the next step off, for longer each time; succeeded makes up for that.
-func (m *measured) failed(now time.Time) {
+// failed puts the next step off, for longer each time; succeeded makes up for that. A safety dump is not tried again before
+// the next is due: each one holds the target still.
+func (m *measured) failed(now time.Time, action Action) {
+	if action == ActionDump {
+		m.facts.LastDump = now
+	}
 	m.pause = min(max(2*m.pause, retryAfter), retryAtMost)
 	m.notBefore = now.Add(m.pause)
 }

@@ -18,9 +18,23 @@ import (
 // errThawed is the cause recorded for a target that an earlier life of the agent left frozen.
 var errThawed = errors.New("the agent ended during the evacuation and there was no time left to finish it; the pod runs on here")
 
-// settle deals with a target that is on hold from an earlier life of the agent and not final on its Checkpoint. What the
-// bucket holds comes first, for a commit may have landed unrecorded; then the deadline decides.
+// settle deals with a target that is on hold from an earlier life of the agent and not final on its Checkpoint. One on hold
+// for a safety dump is thawed; a notice, if there is one, is acted upon by the next round. For all others what the bucket
+// holds comes first, for a commit may have landed unrecorded; then the deadline decides.
 func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice, heard bool) error {
+	safety, evacuation, err := e.holdOf(t.ID)
+	switch {
+	case err != nil:
+		return err
+	case safety:
+		e.options.Log.Warn().Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("thawed after a safety dump that was cut off")
+		e.dropDump(t)
+		return e.endSafety(ctx, t)
+	case !evacuation && notice != nil && notice.Action.Evacuates() && !e.hasFailed(t.ID):
+		return e.evacuate(ctx, t, momentsOf(*notice), plain) // a safety dump has just ended
+	case !evacuation:
+		return nil
+	}
 	m := Moments{Deadline: t.Deadline}
 	if notice != nil {
 		m = momentsOf(*notice)
@@ -43,11 +57,24 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 	return e.giveUp(ctx, t, v1alpha1.ReasonThawed, errThawed)
 }
 
-// sweep removes dumps that an earlier life of the agent left on the disk, except of containers that are on hold.
+// sweep removes dumps that an earlier life of the agent left on the disk, except of containers that are on hold, and what
+// tells safety dumps that have ended.
 func (e *Evacuator) sweep() error {
 	held, err := e.options.Holds.List()
 	if err != nil {
 		return err
+	}
+	safeties, err := e.safeties().List()
+	if err != nil {
+		return err
+	}
+	for _, id := range safeties {
+		if slices.Contains(held, id) {
+			continue
+		}
+		if _, err := e.safeties().Clear(id); err != nil {
+			return err
+		}
 	}
 	dir := filepath.Join(e.options.HostRoot, e.options.WorkDir)
 	dumps, err := os.ReadDir(dir)

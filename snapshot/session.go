@@ -34,11 +34,14 @@ type session struct {
 	target    Target
 	interrupt context.CancelCauseFunc // of the step under way
 	measured  measured
+	told      told
 
 	// The rest belongs to the holder of the turn.
 	writer *openWriter
 	base   *store.Base // of the newest generation, where it was written here
 	closed bool
+	// tidied and reaped are when that was last done.
+	tidied, reaped time.Time
 }
 
 // sessionKey says what one Writer is for. A container that is restored in place, or another pod, has another.
@@ -71,7 +74,7 @@ func (e *Evacuator) session(t Target) *session {
 	if old != nil {
 		e.close(old, errEnding)
 	}
-	s := &session{key: keyOf(t), turn: make(chan struct{}, 1), target: t, measured: newMeasured(t)}
+	s := &session{key: keyOf(t), turn: make(chan struct{}, 1), target: t, measured: newMeasured(t), tidied: time.Now()}
 	e.sessions[t.ID] = s
 	return s
 }

@@ -80,6 +80,7 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 			return Committed{}, err
 		}
 	}
+	w.Discard()
 	if err := w.Describe(e.meta(t, dump.RSSBytes, true)); err != nil {
 		return Committed{}, inBucket(err)
 	}
@@ -141,7 +142,6 @@ func addImages(ctx context.Context, dump Dump, container string, w *store.Writer
 	if err != nil {
 		return fmt.Errorf("list CRIU images: %w", err)
 	}
-	w.Discard()
 	memory := map[string]Memory{}
 	for _, m := range dump.Memory {
 		m.Task = taskName(container, m.Task)

@@ -136,7 +136,7 @@ func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *ku
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
 		Requirements: requirements(), Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
-		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()),
+		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
 	}
 	if c.preDump {
 		options.Scanner = memory.Scanner{Proc: "/proc"}

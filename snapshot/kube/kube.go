@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,7 +26,7 @@ type Lister interface {
 	Containers(ctx context.Context) ([]snapshot.Container, error)
 }
 
-// Journal implements snapshot.Journal on the API server.
+// Journal implements snapshot.Journal and snapshot.Board on the API server.
 type Journal struct {
 	Node        Node
 	Tainter     *Tainter
@@ -196,6 +197,40 @@ func (j *Journal) Failed(ctx context.Context, t snapshot.Target, reason, message
 		return nil
 	}
 	return err
+}
+
+// Safety implements snapshot.Board. It leaves alone what says who may restore.
+func (j *Journal) Safety(ctx context.Context, t snapshot.Target, g snapshot.Committed, frozen time.Time) error {
+	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+		c.Status.Safety = &v1alpha1.GenerationReference{
+			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name,
+			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(frozen),
+		}
+	})
+}
+
+// Judged implements snapshot.Board.
+func (j *Journal) Judged(ctx context.Context, t snapshot.Target, v snapshot.Verdict, p snapshot.Prediction) error {
+	status := metav1.ConditionFalse
+	if v.Level == snapshot.Safe {
+		status = metav1.ConditionTrue
+	}
+	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+		c.Status.Protection = &v1alpha1.Protection{
+			PodUID: types.UID(t.PodUID), Level: v.Level.String(), Dirty: *resource.NewQuantity(readable(p.Uploaded), resource.BinarySI),
+			Window: metav1.Duration{Duration: p.Durable.Round(100 * time.Millisecond)},
+		}
+		c.Status.SetCondition(v1alpha1.ConditionCurrent, status, v.Reason, v.Level.String()+": "+v.Message)
+	})
+}
+
+// readable rounds bytes up so that few digits are left.
+func readable(bytes int64) int64 {
+	unit := int64(1 << 10)
+	if bytes > 10<<20 {
+		unit = 1 << 20
+	}
+	return (bytes + unit - 1) / unit * unit
 }
 
 // update changes the status of t's Checkpoint while that is of t's pod. ErrUnprotected: there is no such Checkpoint.

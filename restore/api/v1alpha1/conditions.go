@@ -12,7 +12,14 @@ var closedReasons = map[string][]string{
 	ConditionProtectable: {
 		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
 		ReasonMultipleContainers, ReasonOwnerUnsupported, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
-		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost,
+		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid,
+		ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
+		ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped,
+		ReasonFilesTooLarge,
+	},
+	ConditionCurrent: {
+		ReasonWithinShare, ReasonOff, ReasonFactsRefused, ReasonFirstRound, ReasonNoSafetyDump, ReasonFreezeTooLong,
+		ReasonRoundsLate, ReasonNeighbours, ReasonMemoryTooLarge, ReasonChangesTooFast,
 	},
 	ConditionEvacuated: {
 		ReasonEvacuating, ReasonFinalGeneration, ReasonDumpFailed, ReasonBucketFailed, ReasonDeadlinePassed,

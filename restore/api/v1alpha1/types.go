@@ -10,6 +10,7 @@
 package v1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,8 +26,11 @@ import (
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.pod.nodeName`
 // +kubebuilder:printcolumn:name="Gen",type=integer,JSONPath=`.status.generation.number`,description="newest durable generation"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.status.generation.time`,description="age of the recovery point"
+// +kubebuilder:printcolumn:name="Dirty",type=string,JSONPath=`.status.protection.dirty`,description="what a notice would find unsent"
+// +kubebuilder:printcolumn:name="Window",type=string,JSONPath=`.status.protection.window`,description="time from a notice until all would be durable"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].reason`
+// +kubebuilder:printcolumn:name="Current",type=string,priority=1,JSONPath=`.status.protection.level`,description="Safe, AtRisk or Unprotected"
 // +kubebuilder:printcolumn:name="Evacuated",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Evacuated")].reason`
 // +kubebuilder:printcolumn:name="Restored",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.identity.name",message="a Checkpoint bears the name of its pod: metadata.name and spec.identity.name must be equal"
@@ -88,6 +92,11 @@ type CheckpointStatus struct {
 	Epoch int64 `json:"epoch"`
 	// Generation is the newest durable generation. Written by the agent of the source node.
 	Generation *GenerationReference `json:"generation,omitempty"`
+	// Safety is the newest safety generation: durable, its source ran on. Nobody restores it so far. Written by the agent
+	// of the source node.
+	Safety *GenerationReference `json:"safety,omitempty"`
+	// Protection is what a notice would find. Written by the agent of the source node, when it changes materially.
+	Protection *Protection `json:"protection,omitempty"`
 	// Claim is the newest claim. Written by the agent that claims: the one optimistic update that decides who restores.
 	Claim *Claim `json:"claim,omitempty"`
 	// Timeline holds the moments of the newest interruption. Each is written by the one who was there.
@@ -95,8 +104,8 @@ type CheckpointStatus struct {
 	// Conditions are of the types and reasons of this package, no others.
 	// +listType=map
 	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=6
-	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored'])",message="condition types are Protectable, Evacuated, Durable, Released, Claimed, Restored"
+	// +kubebuilder:validation:MaxItems=7
+	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Current', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored'])",message="condition types are Protectable, Current, Evacuated, Durable, Released, Claimed, Restored"
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
@@ -125,6 +134,19 @@ type GenerationReference struct {
 	RSSBytes    int64 `json:"rssBytes"`
 	// Time is when it became durable.
 	Time metav1.MicroTime `json:"time"`
+}
+
+// Protection is the verdict on a pod with its figures. The condition Current has reason and message.
+type Protection struct {
+	// PodUID is the pod that it is about.
+	PodUID types.UID `json:"podUID"`
+	// Level says how well the pod is protected.
+	// +kubebuilder:validation:Enum=Safe;AtRisk;Unprotected
+	Level string `json:"level"`
+	// Dirty is how many bytes would be left to upload if a notice came at the worst moment, Window how long it would take
+	// until the pod were durable.
+	Dirty  resource.Quantity `json:"dirty"`
+	Window metav1.Duration   `json:"window"`
 }
 
 // Claim is the sole right to restore one generation.
@@ -160,6 +182,9 @@ type Timeline struct {
 const (
 	// ConditionProtectable: the pod can be checkpointed and restored as it stands. Owner: controller.
 	ConditionProtectable = "Protectable"
+	// ConditionCurrent: a notice that came now would be answered in time (True: Safe), or not for certain (False: the
+	// message begins with AtRisk or Unprotected). Owner: source agent.
+	ConditionCurrent = "Current"
 	// ConditionEvacuated: the node is going and the pod has been dumped for good; False with a reason where that
 	// failed and the pod was thawed. Unknown while it is under way. Owner: source agent.
 	ConditionEvacuated = "Evacuated"
@@ -191,6 +216,37 @@ const (
 	ReasonNotScheduled       = "NotScheduled"
 	ReasonNameTaken          = "NameTaken"
 	ReasonPodLost            = "PodLost"
+	ReasonExclusionInvalid   = "ExclusionInvalid"
+)
+
+// Reasons of ConditionProtectable that only the pod's running tasks show. They are looked for on its node.
+const (
+	ReasonIOUring              = "IOUring"
+	ReasonMPTCP                = "MPTCP"
+	ReasonSocketUnsupported    = "SocketUnsupported"
+	ReasonFileUnsupported      = "FileUnsupported"
+	ReasonDeviceOpen           = "DeviceOpen"
+	ReasonMessageQueue         = "MessageQueueOpen"
+	ReasonSemaphoreEventfd     = "SemaphoreEventfd"
+	ReasonUnlinkedFileTooLarge = "UnlinkedFileTooLarge"
+	ReasonNestedNamespace      = "NestedNamespace"
+	ReasonTraced               = "Traced"
+	ReasonTaskStopped          = "TaskStopped"
+	ReasonFilesTooLarge        = "FilesTooLarge"
+)
+
+// Reasons of ConditionCurrent: those of package snapshot's Verdict, whose comments and docs/policy.md explain them.
+const (
+	ReasonWithinShare    = "WithinShare"
+	ReasonOff            = "Off"
+	ReasonFactsRefused   = "FactsRefused"
+	ReasonFirstRound     = "FirstRound"
+	ReasonNoSafetyDump   = "NoSafetyDump"
+	ReasonFreezeTooLong  = "FreezeTooLong"
+	ReasonRoundsLate     = "RoundsLate"
+	ReasonNeighbours     = "Neighbours"
+	ReasonMemoryTooLarge = "MemoryTooLarge"
+	ReasonChangesTooFast = "ChangesTooFast"
 )
 
 // Reasons of the other conditions.
@@ -229,6 +285,8 @@ const (
 	AnnotationRestoreFrom = GroupName + "/restore-from"
 	// AnnotationOnRestoreFailure: "start" (default) or "fail": what happens after every restore attempt has failed.
 	AnnotationOnRestoreFailure = GroupName + "/on-restore-failure"
+	// AnnotationExclude on a pod lists files that are no part of its generations; package exclude says how.
+	AnnotationExclude = GroupName + "/exclude"
 	// TaintEvacuating (NoSchedule) is on nodes under notice.
 	TaintEvacuating = GroupName + "/evacuating"
 	// RuntimeClassName is the RuntimeClass and the handler behind it.
