@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -38,7 +39,7 @@ func judge(pod *corev1.Pod, node *corev1.Node) protectable {
 		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded,
 			"the pod was deleted with no interruption under way: it will not be replaced"}
 	}
-	if obstacles := Obstacles(pod); len(obstacles) > 0 {
+	if obstacles := obstacle.OfPod(pod); len(obstacles) > 0 {
 		return protectable{metav1.ConditionFalse, obstacles[0].Reason, joinMessages(obstacles)}
 	}
 	if pod.Spec.NodeName == "" {

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -44,13 +45,18 @@ func TestObstacles(t *testing.T) {
 			[]string{v1alpha1.ReasonDevices}, "resourceClaim gpu"},
 		"other runtime": {func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To("gvisor") },
 			[]string{v1alpha1.ReasonRuntimeClass}, "set runtimeClassName: lifeboat"},
+		"exclusions": {func(p *corev1.Pod) {
+			p.Annotations = map[string]string{v1alpha1.AnnotationExclude: "layer:tmp/**,volume:scratch"}
+		}, nil, ""},
+		"bad exclusion": {func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.AnnotationExclude: "layer:/tmp"} },
+			[]string{v1alpha1.ReasonExclusionInvalid}, "write tmp"},
 		"several": {func(p *corev1.Pod) { p.Spec.HostNetwork, p.Spec.HostPID = true, true },
 			[]string{v1alpha1.ReasonHostPID, v1alpha1.ReasonHostNetwork}, "hostNetwork"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := bare(tc.change)
 			var have []string
-			for _, o := range Obstacles(pod) {
+			for _, o := range obstacle.OfPod(pod) {
 				have = append(have, o.Reason)
 			}
 			require.Equal(t, tc.want, have)

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -72,7 +73,7 @@ func bears(s *v1alpha1.CheckpointStatus, uid types.UID) bool {
 	return s.Pod != nil && s.Pod.UID == uid
 }
 
-func joinMessages(obstacles []Obstacle) string {
+func joinMessages(obstacles []obstacle.Obstacle) string {
 	messages := make([]string, len(obstacles))
 	for i, o := range obstacles {
 		messages[i] = o.Message

@@ -276,6 +276,20 @@ func TestExcluded(t *testing.T) {
 	}
 }
 
+func TestSizes(t *testing.T) {
+	p := newPod(t)
+	first := p.write(t, "a", random(1, 8*page))
+	require.NoError(t, os.Link(first, filepath.Join(p.root, "b")))
+	require.NoError(t, os.Truncate(p.write(t, "sparse", random(2, page)), 1<<40))
+	leaveOut, err := exclude.Parse("volume:logs")
+	require.NoError(t, err)
+	sizes, err := p.reader.Sizes(t.Context(), p.container(), leaveOut)
+	require.NoError(t, err)
+	require.Len(t, sizes, 1)
+	require.Equal(t, int64(4), sizes[0].Entries)
+	require.InDelta(t, 9*page, sizes[0].Bytes, 4*page)
+}
+
 func TestPassesEnd(t *testing.T) {
 	p, g := newPod(t), newGenerations()
 	p.write(t, "a", random(1, page))

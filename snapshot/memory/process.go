@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
 // tree is the processes of a container: what CRIU dumps, so without those that were brought in by exec.
@@ -200,4 +202,17 @@ func (w *worker) task(ctx context.Context, t *tree, pid int) error {
 		w.stats.Tasks++
 	}
 	return nil
+}
+
+// Processes lists the tree of init, as PIDs in proc: init first, parents before their children. Those that come and go
+// meanwhile may be missing. The error is snapshot.ErrGone where there is no init.
+func Processes(proc string, init int) ([]int, error) {
+	t, err := treeOf(proc, init)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, snapshot.ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list processes of the container of process %d: %w", init, err)
+	}
+	return t.pids, nil
 }

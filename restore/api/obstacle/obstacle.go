@@ -1,4 +1,6 @@
-package controller
+// Package obstacle says what in a pod's metadata and spec keeps it from being protected. What its running tasks add to that
+// is known on its node alone (package snapshot/eligible), and has the same shape.
+package obstacle
 
 import (
 	"fmt"
@@ -8,20 +10,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-// Obstacle is one thing in a pod's spec that keeps it from being checkpointed or restored.
+// Obstacle is one thing that keeps a pod from being checkpointed or restored.
 type Obstacle struct {
 	// Reason is one of the reasons of ConditionProtectable.
 	Reason string
-	// Message names the cause and the mend.
+	// Message names the cause and the mend. It stays the same as long as the obstacle does.
 	Message string
 }
 
-// Obstacles lists everything in the pod's metadata and spec that stands in the way, the gravest first; empty for a pod
+// OfPod lists everything in the pod's metadata and spec that stands in the way, the gravest first; empty for a pod
 // that can be protected.
-func Obstacles(pod *corev1.Pod) []Obstacle {
+func OfPod(pod *corev1.Pod) []Obstacle {
 	var out []Obstacle
 	add := func(found bool, reason, format string, args ...any) {
 		if found {
@@ -56,6 +59,10 @@ func Obstacles(pod *corev1.Pod) []Obstacle {
 	if class := spec.RuntimeClassName; class != nil && *class != v1alpha1.RuntimeClassName {
 		add(true, v1alpha1.ReasonRuntimeClass, "runtimeClassName %s: only runc can be checkpointed; "+
 			"set runtimeClassName: %s", *class, v1alpha1.RuntimeClassName)
+	}
+	if _, err := exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude]); err != nil {
+		add(true, v1alpha1.ReasonExclusionInvalid, "annotation %s: %s", v1alpha1.AnnotationExclude,
+			strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return out
 }

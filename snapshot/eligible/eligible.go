@@ -1,0 +1,77 @@
+// Package eligible tells, before any notice, why a pod cannot be protected: what its spec says (package obstacle), what its
+// running tasks have that CRIU cannot dump or would restore wrongly, and files that are too much for the window. Every
+// reason is one of ConditionProtectable.
+//
+// It reads /proc and stops nothing. What tasks open later it does not see: ask again from time to time. Neither does it see
+// what is no task of the container's tree, as processes brought in by exec are not, for these are not dumped.
+package eligible
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/files"
+)
+
+// Sizer measures file trees; *files.Reader is one.
+type Sizer interface {
+	Sizes(ctx context.Context, c snapshot.Container, leaveOut exclude.Patterns) ([]files.Size, error)
+}
+
+// Looker looks at containers of this node.
+type Looker struct {
+	// Proc is the proc file system in which PIDs are those of snapshot.Container.
+	Proc string
+	// Files measures the trees; nil where nobody asks for FilesTooLarge.
+	Files Sizer
+}
+
+// Look returns every reason why the pod with that one container cannot be protected, each with its mend, the gravest first;
+// empty where it can be. mostFileBytes is how much of files can be copied in the window, 0 for no bound. The error is
+// snapshot.ErrGone where the container has ended.
+func (l Looker) Look(ctx context.Context, pod *corev1.Pod, c snapshot.Container, mostFileBytes int64) ([]obstacle.Obstacle, error) {
+	found := obstacle.OfPod(pod)
+	ofTasks, err := l.Tasks(c.PID)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, ofTasks...)
+	leaveOut, err := exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
+	if err != nil || l.Files == nil || mostFileBytes == 0 {
+		return found, nil //nolint:nilerr // a bad exclusion is among the obstacles
+	}
+	sizes, err := l.Files.Sizes(ctx, c, leaveOut)
+	if err != nil {
+		return nil, err
+	}
+	return append(found, tooLarge(sizes, mostFileBytes)...), nil
+}
+
+// tooLarge is FilesTooLarge or nothing. Its message has no exact sizes, which would change all the time.
+func tooLarge(sizes []files.Size, most int64) []obstacle.Obstacle {
+	var sum int64
+	for _, s := range sizes {
+		sum += s.Bytes
+	}
+	if sum <= most {
+		return nil
+	}
+	slices.SortStableFunc(sizes, func(a, b files.Size) int { return int(min(max(b.Bytes-a.Bytes, -1), 1)) })
+	var trees []string
+	for _, s := range sizes {
+		if s.Bytes*10 >= sum {
+			trees = append(trees, s.Tree)
+		}
+	}
+	return []obstacle.Obstacle{{Reason: v1alpha1.ReasonFilesTooLarge, Message: fmt.Sprintf(
+		"files in %s: more than the %d MiB that can be copied in the window; leave out what can be made anew by the annotation %s, "+
+			"or use a PersistentVolume", strings.Join(trees, ", "), most>>20, v1alpha1.AnnotationExclude)}}
+}

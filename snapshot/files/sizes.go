@@ -1,0 +1,46 @@
+package files
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+)
+
+// Size is what one tree of a container holds.
+type Size struct {
+	// Tree is the first part of its entries' paths: layer, shm, volumes/<name>.
+	Tree    string
+	Entries int64
+	// Bytes are those that take space, so without holes.
+	Bytes int64
+}
+
+// Sizes measures the trees of a running container, without what is left out. It reads no contents, under the Reader's Limit.
+func (r *Reader) Sizes(ctx context.Context, c snapshot.Container, leaveOut exclude.Patterns) ([]Size, error) {
+	var sizes []Size
+	p := &pass{reader: r, init: c.PID, leaveOut: leaveOut, live: true, limit: r.Limit}
+	p.take = func(_ context.Context, f *found) error {
+		if len(sizes) == 0 || sizes[len(sizes)-1].Tree != f.tree.root {
+			sizes = append(sizes, Size{Tree: f.tree.root})
+		}
+		last := &sizes[len(sizes)-1]
+		last.Entries++
+		if f.HardlinkTo != "" {
+			return nil
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.node.Fd()), &st); err != nil {
+			return fmt.Errorf("measure %s: %w", f.Path, err)
+		}
+		last.Bytes += st.Blocks * 512
+		return nil
+	}
+	if _, err := p.run(ctx, c); err != nil {
+		return nil, fmt.Errorf("measure files of container %s: %w", c.ID, err)
+	}
+	return sizes, nil
+}
