@@ -1,0 +1,422 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/dir"
+	"github.com/lifeboat-dev/lifeboat/store/mem"
+	"github.com/lifeboat-dev/lifeboat/store/retry"
+)
+
+// box is a container of a host: its memory changes only while it runs.
+type box struct {
+	status  Status
+	memory  []byte
+	froze   time.Time
+	still   []time.Duration
+	signals []syscall.Signal
+	rng     *rand.Rand
+}
+
+// host is a fake of all that stands around an Evacuator with several targets. Times are the bubble's.
+type host struct {
+	t   *testing.T
+	dir string
+
+	mu       sync.Mutex
+	boxes    map[string]*box
+	final    map[string]Committed
+	failed   map[string]string
+	safety   map[string]Committed
+	verdicts map[string][]Verdict
+	scans    map[string]int
+	// onScan, onDump and onFiles are called at the beginning of each, and may fail it. ctx is the call's.
+	onScan, onDump, onFiles func(ctx context.Context, id string) error
+}
+
+const boxPages = 600
+
+func (h *host) add(id string) {
+	memory := make([]byte, boxPages*store.BlockSize)
+	seed := [32]byte{}
+	copy(seed[:], id)
+	rng := rand.New(rand.NewChaCha8(seed))
+	for i := range memory {
+		memory[i] = byte(rng.Uint32())
+	}
+	h.boxes[id] = &box{status: StatusRunning, memory: memory, rng: rng}
+}
+
+// write changes one page of every box that runs.
+func (h *host) write() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, b := range h.boxes {
+		if b.status == StatusRunning {
+			b.memory[b.rng.IntN(64)*store.BlockSize]++
+		}
+	}
+}
+
+func (h *host) box(id string) (*box, error) {
+	b := h.boxes[id]
+	if b == nil {
+		return nil, ErrGone
+	}
+	return b, nil
+}
+
+func (h *host) Status(_ context.Context, id string) (Status, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b := h.boxes[id]; b != nil {
+		return b.status, nil
+	}
+	return StatusStopped, nil
+}
+
+func (h *host) Pause(_ context.Context, id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b, err := h.box(id)
+	if err == nil && b.status != StatusPaused {
+		b.status, b.froze = StatusPaused, time.Now()
+	}
+	return err
+}
+
+func (h *host) Resume(_ context.Context, id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b, err := h.box(id)
+	if err != nil {
+		return err
+	}
+	_, final := h.final[id]
+	require.False(h.t, final, "thawed although it may run elsewhere")
+	if b.status == StatusPaused {
+		b.status, b.still = StatusRunning, append(b.still, time.Since(b.froze))
+	}
+	return nil
+}
+
+func (h *host) Signal(_ context.Context, id string, s syscall.Signal) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b, err := h.box(id)
+	if err == nil {
+		b.signals = append(b.signals, s)
+	}
+	return err
+}
+
+func (h *host) call(ctx context.Context, hook func(context.Context, string) error, id string) error {
+	if hook == nil {
+		return nil
+	}
+	return hook(ctx, id)
+}
+
+func (h *host) Dump(ctx context.Context, id, dir string, sink Sink) (Dump, error) {
+	if err := h.call(ctx, h.onDump, id); err != nil {
+		return Dump{}, err
+	}
+	h.mu.Lock()
+	b, err := h.box(id)
+	if err == nil && b.status != StatusPaused {
+		err = ErrNotFrozen
+	}
+	h.mu.Unlock()
+	if err == nil {
+		err = wait(ctx, 100*time.Millisecond)
+	}
+	if err != nil {
+		return Dump{}, err
+	}
+	images := filepath.Join(h.dir, dir, "images")
+	require.NoError(h.t, os.MkdirAll(images, 0o700))
+	require.NoError(h.t, os.WriteFile(filepath.Join(images, "core-1.img"), []byte("registers"), 0o600))
+	m := Memory{Image: "pages-1.img", Task: "mem/1", Runs: runsOf(b.memory)}
+	dump := Dump{Images: images, RSSBytes: int64(len(b.memory)), Memory: []Memory{m}}
+	first := m.Runs[0]
+	half := b.memory[:first.Pages*store.BlockSize]
+	if sink == nil {
+		require.NoError(h.t, os.WriteFile(filepath.Join(images, m.Image), b.memory, 0o600))
+		return dump, nil
+	}
+	// The file has one page, the sink gets all others.
+	dump.OnDisk = map[string][]store.Run{m.Image: {{Address: first.Address, Pages: 1}}}
+	require.NoError(h.t, os.WriteFile(filepath.Join(images, m.Image), half[:store.BlockSize], 0o600))
+	err = sink(ctx, m.Task, first.Address+store.BlockSize, half[store.BlockSize:])
+	if err == nil {
+		err = sink(ctx, m.Task, m.Runs[1].Address, b.memory[len(half):])
+	}
+	return dump, err
+}
+
+func (h *host) Scan(ctx context.Context, c Container, share float64, sink ScanSink) (Scan, error) {
+	h.mu.Lock()
+	h.scans[c.ID]++
+	h.mu.Unlock()
+	if err := h.call(ctx, h.onScan, c.ID); err != nil {
+		return Scan{}, err
+	}
+	h.mu.Lock()
+	b, err := h.box(c.ID)
+	var seen []byte
+	if err == nil {
+		seen = bytes.Clone(b.memory)
+	}
+	h.mu.Unlock()
+	if err != nil {
+		return Scan{}, err
+	}
+	runs, cpu := runsOf(seen), 10*time.Millisecond
+	if err := wait(ctx, time.Duration(float64(cpu)/share)); err != nil {
+		return Scan{}, err
+	}
+	half := runs[0].Pages * store.BlockSize
+	if _, err := sink(ctx, "mem/1", runs[0].Address, seen[:half]); err != nil {
+		return Scan{}, err
+	}
+	_, err = sink(ctx, "mem/1", runs[1].Address, seen[half:])
+	return Scan{Bytes: int64(len(seen)), CPU: cpu}, err
+}
+
+func (h *host) Vitals(c Container) (Vitals, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b, err := h.box(c.ID)
+	if err != nil {
+		return Vitals{}, err
+	}
+	return Vitals{RSSBytes: int64(len(b.memory)), CPU: time.Duration(time.Now().UnixNano() / 10)}, nil
+}
+
+func (h *host) Add(ctx context.Context, c Container, add AddFunc) error {
+	if err := h.call(ctx, h.onFiles, c.ID); err != nil {
+		return err
+	}
+	entry := store.Entry{Path: "layer/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: 5, ModTime: time.Unix(0, 0)}
+	return add(ctx, entry, strings.NewReader("state"))
+}
+
+func (h *host) Targets(context.Context) ([]Target, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var targets []Target
+	for _, id := range slices.Sorted(maps.Keys(h.boxes)) {
+		t := hostTarget(id)
+		t.Status = h.boxes[id].status
+		_, t.Final = h.final[id]
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+func hostTarget(id string) Target {
+	return Target{
+		Container:  Container{ID: id, Namespace: "default", Pod: "pod-" + id, PodUID: "pod-" + id, Name: "main"},
+		Checkpoint: "pod-" + id, CheckpointUID: "uid-" + id,
+	}
+}
+
+func (h *host) Begun(context.Context, Target, Moments) error { return nil }
+
+func (h *host) Final(_ context.Context, t Target, g Committed, _ Moments) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Equal(h.t, StatusPaused, h.boxes[t.ID].status, "recorded as final while it ran")
+	h.final[t.ID] = g
+	return nil
+}
+
+func (h *host) Leaving(context.Context, Target) (bool, error) { return false, nil }
+
+func (h *host) Failed(_ context.Context, t Target, reason, _ string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failed[t.ID] = reason
+	return nil
+}
+
+func (h *host) Safety(_ context.Context, t Target, g Committed, _ time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.safety[t.ID] = g
+	return nil
+}
+
+func (h *host) Judged(_ context.Context, t Target, v Verdict, _ Prediction) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.verdicts[t.ID] = append(h.verdicts[t.ID], v)
+	return nil
+}
+
+// slow is a bucket that takes no Put of keys that blocked names for as long as it does, nor ends one sooner than its
+// context; and one that refuses Puts for good.
+type slow struct {
+	store.Bucket
+	mu      sync.Mutex
+	blocked func(key string) bool
+	refused func(key string) error
+	bytes   int64
+}
+
+func (b *slow) Put(ctx context.Context, key string, body []byte, cond store.Condition) (store.Info, error) {
+	b.mu.Lock()
+	blocked, refused := b.blocked != nil && b.blocked(key), error(nil)
+	if b.refused != nil {
+		refused = b.refused(key)
+	}
+	b.bytes += int64(len(body))
+	b.mu.Unlock()
+	if blocked {
+		return store.Info{}, &store.TemporaryError{Err: errDown}
+	}
+	if refused != nil {
+		return store.Info{}, refused
+	}
+	return b.Bucket.Put(ctx, key, body, cond)
+}
+
+func (b *slow) set(change func(b *slow)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(b)
+}
+
+// stageOf is a host with boxes, its bucket, and an Evacuator.
+type boxScene struct {
+	*host
+	bucket    *slow
+	store     *store.Store
+	evacuator *Evacuator
+}
+
+func newBoxScene(t *testing.T, ids ...string) *boxScene {
+	t.Helper()
+	h := &host{
+		t: t, dir: t.TempDir(), boxes: map[string]*box{}, final: map[string]Committed{}, failed: map[string]string{},
+		safety: map[string]Committed{}, verdicts: map[string][]Verdict{}, scans: map[string]int{},
+	}
+	for _, id := range ids {
+		h.add(id)
+	}
+	s := &boxScene{host: h, bucket: &slow{Bucket: mem.New()}}
+	s.store = store.New(retry.New(s.bucket, retry.Default), store.Keyring{{1}})
+	s.restart()
+	return s
+}
+
+// restart is another life of the agent.
+func (s *boxScene) restart() {
+	s.evacuator = New(Options{
+		Runtime: s.host, Files: s.host, Journal: s.host, Board: s.host, Scanner: s.host, Store: s.store,
+		Patient: store.New(retry.New(s.bucket, retry.Patient), store.Keyring{{1}}),
+		Holds:   Holds{Dir: filepath.Join(s.dir, "hold")}, Cluster: "test", NodeName: "a", WorkDir: "/dump", HostRoot: s.dir,
+		Proc: filepath.Join(s.dir, "proc"), Margin: 5 * time.Second, Window: 2 * time.Minute, Cores: 2,
+		Policy: DefaultPolicy(), Log: zerolog.Nop(),
+	})
+}
+
+// run runs the Evacuator while do is at work.
+func (s *boxScene) run(t *testing.T, do func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.evacuator.Run(ctx) }()
+	writing := make(chan struct{})
+	go func() {
+		defer close(writing)
+		for wait(ctx, 500*time.Millisecond) == nil {
+			s.write()
+		}
+	}()
+	synctest.Wait()
+	do()
+	cancel()
+	<-writing
+	require.NoError(t, <-done)
+}
+
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// requireFinal holds that the target stands still, and that its newest generation is final and has its memory.
+func (s *boxScene) requireFinal(t *testing.T, id string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.Contains(t, s.final, id)
+	require.Equal(t, StatusPaused, s.boxes[id].status)
+	require.True(t, s.requireNewest(t, id, s.final[id].Number).Final)
+}
+
+// requireNewest holds that a generation is the newest one, and has the memory that the target has now.
+func (s *boxScene) requireNewest(t *testing.T, id string, number int64) store.Meta {
+	t.Helper()
+	folder := hostTarget(id).Folder("test")
+	head, err := s.store.Head(t.Context(), folder)
+	require.NoError(t, err)
+	require.Equal(t, number, head.Number)
+	r, err := s.store.Open(t.Context(), folder, number, 0)
+	require.NoError(t, err)
+	root, err := os.OpenRoot(t.TempDir())
+	require.NoError(t, err)
+	defer root.Close()
+	require.NoError(t, r.Fetch(dir.New(root)).Run(t.Context()))
+	got, err := root.ReadFile("images/main/pages-1.img")
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(s.boxes[id].memory, got), "the generation has another memory than the target")
+	core, err := root.ReadFile("images/main/core-1.img")
+	require.NoError(t, err)
+	require.Equal(t, "registers", string(core))
+	return r.Meta()
+}
+
+func (s *boxScene) uploaded() int64 {
+	s.bucket.mu.Lock()
+	defer s.bucket.mu.Unlock()
+	return s.bucket.bytes
+}
+
+func (s *boxScene) lock(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	do()
+}
+
+var errCRIU = errors.New("criu refuses")
+
+// once is err at the first call and nil afterwards.
+func once(err error) func(context.Context, string) error {
+	var mu sync.Mutex
+	return func(context.Context, string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { err = nil }()
+		return err
+	}
+}
+

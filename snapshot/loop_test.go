@@ -1,0 +1,446 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/store"
+)
+
+func TestRoundsLeaveLittleForTheNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.run(t, func() {
+			pass(50 * time.Second)
+			before := s.uploaded()
+			require.Greater(t, before, int64(boxPages*store.BlockSize*9/10))
+			s.evacuator.Heard(notice(window))
+			pass(5 * time.Second)
+			s.requireFinal(t, "c1")
+			require.Less(t, s.uploaded()-before, int64(400<<10), "most of it was there before the notice")
+		})
+	})
+}
+
+func TestSeveralTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ids := []string{"c1", "c2", "c3", "c4", "c5", "c6"}
+		s := newBoxScene(t, ids...)
+		s.run(t, func() {
+			pass(5 * time.Minute)
+			s.evacuator.Heard(notice(window))
+			pass(20 * time.Second)
+			for _, id := range ids {
+				s.requireFinal(t, id)
+			}
+		})
+	})
+}
+
+func TestNoticeInTheMiddleOfARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		rounds := 0
+		s.onScan = func(ctx context.Context, _ string) error {
+			if rounds++; rounds < 3 {
+				return nil
+			}
+			<-ctx.Done() // longer than anybody wants to wait
+			return context.Cause(ctx)
+		}
+		s.run(t, func() {
+			pass(100 * time.Second)
+			s.evacuator.Heard(notice(window))
+			pass(3 * time.Second)
+			s.requireFinal(t, "c1")
+		})
+		require.GreaterOrEqual(t, rounds, 3)
+	})
+}
+
+func TestNoticeBeforeTheFirstRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.evacuator.Heard(notice(window))
+		s.run(t, func() {
+			pass(5 * time.Second)
+			s.requireFinal(t, "c1")
+			require.EqualValues(t, 1, s.final["c1"].Number)
+		})
+	})
+}
+
+func TestBucketDown(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		from, to,
+		notice time.Duration
+		failed string
+	}{
+		{name: "before the first round, and back", from: 0, to: 20 * time.Second, notice: time.Minute},
+		{name: "between rounds, and back", from: 40 * time.Second, to: 90 * time.Second, notice: 3 * time.Minute},
+		{name: "at the notice, and back", from: 50 * time.Second, to: 90 * time.Second, notice: 55 * time.Second},
+		{name: "from before the start on, and back in the window", from: 0, to: 90 * time.Second, notice: 55 * time.Second},
+		{name: "for good", from: 50 * time.Second, to: time.Hour, notice: 55 * time.Second, failed: v1alpha1.ReasonBucketFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newBoxScene(t, "c1")
+				begin := time.Now()
+				s.bucket.blocked = func(string) bool { at := time.Since(begin); return at >= c.from && at < c.to }
+				s.run(t, func() {
+					pass(c.notice)
+					s.evacuator.Heard(notice(window))
+					pass(window)
+					if c.failed == "" {
+						s.requireFinal(t, "c1")
+						return
+					}
+					require.Equal(t, c.failed, s.failed["c1"])
+					require.Equal(t, StatusRunning, s.boxes["c1"].status)
+				})
+			})
+		})
+	}
+}
+
+func TestATargetThatCannotBeStoredHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1", "c2")
+		s.bucket.blocked = func(key string) bool { return strings.Contains(key, "uid-c1") }
+		s.run(t, func() {
+			pass(2 * time.Minute)
+			s.evacuator.Heard(notice(window))
+			pass(20 * time.Second)
+			s.requireFinal(t, "c2")
+			pass(window)
+			require.Equal(t, v1alpha1.ReasonBucketFailed, s.failed["c1"])
+			require.Equal(t, StatusRunning, s.boxes["c1"].status)
+		})
+	})
+}
+
+// What a Writer had got is lost with it: the next one gets it from the target, which still stands still.
+func TestWriterThatFailsInTheWindowIsFollowedByAnother(t *testing.T) {
+	denied := errors.New("denied")
+	for _, kind := range []string{"/packs/", "/manifest", "/HEAD"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newBoxScene(t, "c1")
+				s.run(t, func() {
+					pass(50 * time.Second)
+					dumps := 0
+					s.onDump = func(context.Context, string) error { dumps++; return nil }
+					refusals := 3 // as often as the store tries
+					s.bucket.set(func(b *slow) {
+						b.refused = func(key string) error {
+							if !strings.Contains(key, kind) || refusals == 0 {
+								return nil
+							}
+							refusals--
+							return denied
+						}
+					})
+					s.evacuator.Heard(notice(window))
+					pass(20 * time.Second)
+					s.requireFinal(t, "c1")
+					require.Equal(t, 2, dumps)
+					require.Zero(t, refusals)
+				})
+			})
+		})
+	}
+}
+
+func TestWriterThatFailsBetweenRoundsIsFollowedByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		refusals := 3
+		s.bucket.refused = func(key string) error {
+			if !strings.Contains(key, "/packs/") || refusals == 0 {
+				return nil
+			}
+			refusals--
+			return errors.New("denied")
+		}
+		s.run(t, func() {
+			pass(3 * time.Minute)
+			s.evacuator.Heard(notice(window))
+			pass(5 * time.Second)
+			s.requireFinal(t, "c1")
+		})
+		require.Zero(t, refusals)
+	})
+}
+
+func TestTargetVanishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1", "c2")
+		s.run(t, func() {
+			pass(45 * time.Second)
+			s.lock(func() { delete(s.boxes, "c1") })
+			pass(45 * time.Second)
+			s.evacuator.mu.Lock()
+			require.Len(t, s.evacuator.sessions, 1, "its Writer is closed")
+			s.evacuator.mu.Unlock()
+			s.evacuator.Heard(notice(window))
+			pass(5 * time.Second)
+			s.requireFinal(t, "c2")
+			require.NotContains(t, s.final, "c1")
+		})
+	})
+}
+
+func TestAWithdrawnNoticeHasRoundsGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.onDump = func(context.Context, string) error { return errCRIU }
+		s.run(t, func() {
+			pass(40 * time.Second)
+			s.evacuator.Heard(notice(window))
+			pass(40 * time.Second)
+			require.Equal(t, v1alpha1.ReasonDumpFailed, s.failed["c1"])
+			under := s.scans["c1"]
+			pass(time.Minute)
+			require.Equal(t, under, s.scans["c1"], "no rounds under a notice")
+			s.evacuator.Quiet()
+			pass(time.Minute)
+			require.Greater(t, s.scans["c1"], under)
+		})
+	})
+}
+
+func TestSafetyDumpLeavesTheTargetRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.run(t, func() {
+			pass(12 * time.Minute)
+			require.Equal(t, StatusRunning, s.boxes["c1"].status)
+			require.Empty(t, s.final)
+			require.Empty(t, s.failed)
+			require.EqualValues(t, 2, s.safety["c1"].Number)
+			require.Len(t, s.boxes["c1"].still, 2)
+			for _, still := range s.boxes["c1"].still {
+				require.Less(t, still, time.Second)
+			}
+			r, err := s.store.Open(t.Context(), hostTarget("c1").Folder("test"), 2, 0)
+			require.NoError(t, err)
+			require.False(t, r.Meta().Final)
+			require.NoDirExists(t, filepath.Join(s.dir, "dump", "c1"))
+			require.Equal(t, ReasonWithinShare, s.verdicts["c1"][len(s.verdicts["c1"])-1].Reason)
+			require.LessOrEqual(t, len(s.verdicts["c1"]), 6, "verdicts are told when they change")
+
+			s.evacuator.Heard(notice(window))
+			pass(5 * time.Second)
+			s.requireFinal(t, "c1")
+			require.EqualValues(t, 3, s.final["c1"].Number)
+		})
+	})
+}
+
+func TestTroubleOfSafetyDumps(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		set  func(s *boxScene)
+	}{
+		{"the dump fails", func(s *boxScene) { s.onDump = once(errCRIU) }},
+		{"files cannot be read", func(s *boxScene) { s.onFiles = once(errors.New("gone")) }},
+		{"it takes too long", func(s *boxScene) {
+			first := true
+			s.onDump = func(ctx context.Context, _ string) error {
+				if !first {
+					return nil
+				}
+				first = false
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+		}},
+		{"the bucket refuses the commit", func(s *boxScene) {
+			refusals := 3
+			s.bucket.refused = func(key string) error {
+				if !strings.Contains(key, "/manifest") || refusals == 0 {
+					return nil
+				}
+				refusals--
+				return errors.New("denied")
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newBoxScene(t, "c1")
+				c.set(s)
+				s.run(t, func() {
+					pass(5 * time.Minute)
+					require.Equal(t, StatusRunning, s.boxes["c1"].status)
+					require.Len(t, s.boxes["c1"].still, 1, "it is not frozen again and again")
+					require.LessOrEqual(t, s.boxes["c1"].still[0], 6*time.Second)
+					require.Empty(t, s.safety)
+					require.Empty(t, s.failed)
+					held, err := s.evacuator.options.Holds.List()
+					require.NoError(t, err)
+					require.Empty(t, held)
+					rounds := s.scans["c1"]
+					require.Greater(t, rounds, 3)
+					pass(20 * time.Minute)
+					require.NotEmpty(t, s.safety, "the next one succeeds")
+					s.evacuator.Heard(notice(window))
+					pass(5 * time.Second)
+					s.requireFinal(t, "c1")
+				})
+			})
+		})
+	}
+}
+
+func TestNoticeInTheMiddleOfASafetyDump(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		set  func(s *boxScene, reached chan<- struct{})
+	}{
+		{"while it is dumped", func(s *boxScene, reached chan<- struct{}) {
+			first := true
+			s.onDump = func(ctx context.Context, _ string) error {
+				if !first {
+					return nil
+				}
+				first = false
+				close(reached)
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+		}},
+		{"while it is committed", func(s *boxScene, reached chan<- struct{}) {
+			until := time.Time{}
+			s.bucket.blocked = func(key string) bool {
+				if until.IsZero() && strings.Contains(key, "/manifest") {
+					close(reached)
+					until = time.Now().Add(10 * time.Second)
+				}
+				return time.Now().Before(until)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newBoxScene(t, "c1")
+				reached := make(chan struct{})
+				c.set(s, reached)
+				s.run(t, func() {
+					<-reached
+					s.evacuator.Heard(notice(window))
+					pass(20 * time.Second)
+					s.requireFinal(t, "c1")
+				})
+			})
+		})
+	}
+}
+
+func TestSignalsOfASafetyDumpAreDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.onFiles = func(context.Context, string) error {
+			f, err := os.OpenFile(filepath.Join(s.dir, "hold", "c1"), os.O_APPEND|os.O_WRONLY, 0)
+			require.NoError(t, err)
+			defer f.Close()
+			_, err = f.WriteString("15\n")
+			return err
+		}
+		s.run(t, func() {
+			pass(2 * time.Minute)
+			require.Equal(t, []syscall.Signal{syscall.SIGTERM}, s.boxes["c1"].signals)
+		})
+	})
+}
+
+// The agent dies in a safety dump: whatever it leaves, the next one has the target run, and records no failure.
+func TestCrashInASafetyDump(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		marker, hold bool
+		status       Status
+		notice       bool
+	}{
+		{name: "before the hold", marker: true, status: StatusRunning},
+		{name: "before the freeze", marker: true, hold: true, status: StatusRunning},
+		{name: "while it stands still", marker: true, hold: true, status: StatusPaused},
+		{name: "while it stands still, and the notice comes", marker: true, hold: true, status: StatusPaused, notice: true},
+		{name: "after the thaw", marker: true, status: StatusRunning},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newBoxScene(t, "c1")
+				s.boxes["c1"].status, s.boxes["c1"].froze = c.status, time.Now()
+				if c.marker {
+					require.NoError(t, s.evacuator.safeties().Set("c1"))
+				}
+				if c.hold {
+					require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+				}
+				if c.notice {
+					s.evacuator.Heard(notice(window))
+				} else {
+					s.evacuator.Quiet()
+				}
+				s.run(t, func() {
+					pass(5 * time.Second)
+					require.Empty(t, s.failed)
+					left, err := s.evacuator.safeties().List()
+					require.NoError(t, err)
+					require.Empty(t, left)
+					if c.notice {
+						s.requireFinal(t, "c1")
+						return
+					}
+					require.Equal(t, StatusRunning, s.boxes["c1"].status)
+					held, err := s.evacuator.options.Holds.List()
+					require.NoError(t, err)
+					require.Empty(t, held)
+				})
+			})
+		})
+	}
+}
+
+// A hold of an evacuation is never taken for one of a safety dump: what may run elsewhere is not thawed without a fence.
+func TestAnEvacuationTakesTheMarkOfASafetyDumpAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		require.NoError(t, s.evacuator.safeties().Set("c1"))
+		require.NoError(t, s.evacuator.hold("c1"))
+		safety, evacuation, err := s.evacuator.holdOf("c1")
+		require.NoError(t, err)
+		require.False(t, safety)
+		require.True(t, evacuation)
+	})
+}
+
+// The agent ends and begins anew between rounds: the newest safety generation is the base of the next.
+func TestRestartGoesOnFromTheNewestGeneration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.run(t, func() { pass(2 * time.Minute) })
+		require.EqualValues(t, 1, s.safety["c1"].Number)
+		s.restart()
+		before := s.uploaded()
+		s.run(t, func() {
+			pass(10 * time.Second)
+			s.evacuator.Heard(notice(window))
+			pass(5 * time.Second)
+			s.requireFinal(t, "c1")
+		})
+		require.Less(t, s.uploaded()-before, int64(600<<10))
+	})
+}
