@@ -52,8 +52,11 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	m.Frozen = time.Now()
 	dump, err := e.dump(ctx, t, w)
 	if err != nil {
+		reason := reasonOf(err)
+		cancel()
+		next.Wait()
 		e.drop(s)
-		return e.giveUp(parent, t, reasonOf(err), err)
+		return e.giveUp(parent, t, reason, err)
 	}
 	m.Dumped = time.Now()
 	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).

@@ -401,6 +401,12 @@ func (s *boxScene) uploaded() int64 {
 	return s.bucket.bytes
 }
 
+func (s *boxScene) rounds(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.scans[id]
+}
+
 func (s *boxScene) lock(do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -210,12 +210,12 @@ func TestAWithdrawnNoticeHasRoundsGoOn(t *testing.T) {
 			s.evacuator.Heard(notice(window))
 			pass(40 * time.Second)
 			require.Equal(t, v1alpha1.ReasonDumpFailed, s.failed["c1"])
-			under := s.scans["c1"]
+			under := s.rounds("c1")
 			pass(time.Minute)
-			require.Equal(t, under, s.scans["c1"], "no rounds under a notice")
+			require.Equal(t, under, s.rounds("c1"), "no rounds under a notice")
 			s.evacuator.Quiet()
 			pass(time.Minute)
-			require.Greater(t, s.scans["c1"], under)
+			require.Greater(t, s.rounds("c1"), under)
 		})
 	})
 }
@@ -291,7 +291,7 @@ func TestTroubleOfSafetyDumps(t *testing.T) {
 					held, err := s.evacuator.options.Holds.List()
 					require.NoError(t, err)
 					require.Empty(t, held)
-					rounds := s.scans["c1"]
+					rounds := s.rounds("c1")
 					require.Greater(t, rounds, 3)
 					pass(20 * time.Minute)
 					require.NotEmpty(t, s.safety, "the next one succeeds")
