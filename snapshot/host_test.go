@@ -425,4 +425,3 @@ func once(err error) func(context.Context, string) error {
 		return err
 	}
 }
-

@@ -87,13 +87,8 @@ func (e *Evacuator) measure(s *session) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := &s.measured.facts
-	f.Priority, f.Settings = t.Priority, t.Settings
-	f.RSSBytes = max(f.RSSBytes, vitals.RSSBytes)
-	if !f.LastRound.IsZero() {
-		used := vitals.CPU - s.measured.cpu
-		f.Idle = used.Seconds() < idleShare*time.Since(f.LastRound).Seconds()
-	}
+	s.measured.facts.Priority, s.measured.facts.Settings = t.Priority, t.Settings
+	s.measured.lives(vitals)
 }
 
 // plan asks Policy.

@@ -13,6 +13,8 @@ const (
 	leastEncoded, leastSent = 1 << 20, 4 << 20
 	// idleShare is how much of one core a target may take that counts as idle.
 	idleShare = 0.001
+	// throttledShare is in which part of the periods of its limit a target is held back that counts as throttled.
+	throttledShare = 0.1
 )
 
 // measured is what is known of a target by measuring it.
@@ -23,6 +25,8 @@ type measured struct {
 	of   *openWriter
 	// based is when the newest safety dump that is durable was taken.
 	based time.Time
+	// periods and throttled are those of the vitals before.
+	periods, throttled int64
 	// cpu is what the target had used when the newest round began.
 	cpu time.Duration
 	// pause and notBefore are for a target whose steps fail.
@@ -39,6 +43,19 @@ func (m *measured) copied() TargetFacts {
 	f := m.facts
 	f.Changes, f.Freezes, f.Codecs = slices.Clone(f.Changes), slices.Clone(f.Freezes), maps.Clone(f.Codecs)
 	return f
+}
+
+// lives notes vitals taken between rounds.
+func (m *measured) lives(v Vitals) {
+	f := &m.facts
+	f.RSSBytes = max(f.RSSBytes, v.RSSBytes)
+	if !f.LastRound.IsZero() {
+		f.Idle = (v.CPU - m.cpu).Seconds() < idleShare*time.Since(f.LastRound).Seconds()
+	}
+	if periods := v.Periods - m.periods; periods > 0 {
+		f.Throttled = float64(v.Throttled-m.throttled) >= throttledShare*float64(periods)
+	}
+	m.periods, m.throttled = v.Periods, v.Throttled
 }
 
 // since returns what w did since it was last asked for.

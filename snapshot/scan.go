@@ -31,4 +31,6 @@ type Vitals struct {
 	RSSBytes int64
 	// CPU is what its processes have used since they began.
 	CPU time.Duration
+	// Periods are those of its CPU limit so far, Throttled in how many of them it was held back; 0 without a limit.
+	Periods, Throttled int64
 }

@@ -139,7 +139,7 @@ func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *ku
 		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
 	}
 	if c.preDump {
-		options.Scanner = memory.Scanner{Proc: "/proc"}
+		options.Scanner = memory.Scanner{Proc: "/proc", HostRoot: c.hostRoot}
 	}
 	return options
 }

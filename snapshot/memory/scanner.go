@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +19,8 @@ import (
 type Scanner struct {
 	// Proc is the proc file system in which the PIDs of containers are those of snapshot.Container.
 	Proc string
+	// HostRoot is where the host's root is seen, whose cgroups are those that Proc names. Empty: throttling is not measured.
+	HostRoot string
 }
 
 var _ snapshot.Scanner = Scanner{}
@@ -53,7 +57,47 @@ func (s Scanner) Vitals(c snapshot.Container) (snapshot.Vitals, error) {
 		sum.RSSBytes += tree.resident(pid)
 		sum.CPU += tree.used(pid)
 	}
+	if s.HostRoot != "" {
+		sum.Periods, sum.Throttled = tree.throttling(s.HostRoot)
+	}
 	return sum, nil
+}
+
+// throttling reads how often the CPU limit of the first process's cgroup held it back, 0 where that cannot be told. Source:
+// Documentation/admin-guide/cgroup-v2.rst (cpu.stat), scheduler/sched-bwc.rst for version 1, which has the same names.
+func (t *tree) throttling(hostRoot string) (periods, throttled int64) {
+	text, err := os.ReadFile(t.path(t.pids[0], "cgroup"))
+	if err != nil {
+		return 0, 0
+	}
+	var stat []byte
+	for line := range strings.Lines(string(text)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		folder := ""
+		if slices.Contains(strings.Split(fields[1], ","), "cpu") {
+			folder = "cpu"
+		} else if fields[1] != "" {
+			continue
+		}
+		if found, err := os.ReadFile(filepath.Join(hostRoot, "sys/fs/cgroup", folder, fields[2], "cpu.stat")); err == nil {
+			stat = found
+		}
+	}
+	for line := range strings.Lines(string(stat)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		n, err := strconv.ParseInt(value, 10, 64)
+		switch {
+		case err != nil:
+		case name == "nr_periods":
+			periods = n
+		case name == "nr_throttled":
+			throttled = n
+		}
+	}
+	return periods, throttled
 }
 
 // resident is the memory of a process that no file has. What processes share is counted once for each. Source:
