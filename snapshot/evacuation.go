@@ -31,7 +31,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	defer s.leave()
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
 
-	sent, next := s.sent(), e.opening(ctx, s)
+	next := e.opening(ctx, s)
 	defer next.Wait()
 	defer cancel()
 	if how.preDump {
@@ -69,7 +69,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUpUnlessCommitted(parent, t, m, err)
 	}
 	m.Durable = time.Now()
-	log.Info().Int64("window_bytes", committed.StoredBytes-sent).Msg("durable")
+	committed.WindowBytes = committed.StoredBytes - s.atNotice
 	return e.finish(parent, t, committed, m)
 }
 
@@ -140,7 +140,7 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 	}
 	e.dropDump(t)
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
-		Int64("stored_bytes", g.StoredBytes).Int64("rss_bytes", g.RSSBytes).
+		Int64("stored_bytes", g.StoredBytes).Int64("window_bytes", g.WindowBytes).Int64("rss_bytes", g.RSSBytes).
 		Dur("freeze_to_dumped", m.Dumped.Sub(m.Frozen)).Dur("notice_to_durable", m.Durable.Sub(m.Notice)).Msg("evacuated")
 	e.ending.Go(func() { e.end(context.WithoutCancel(ctx), t) })
 	return nil

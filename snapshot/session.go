@@ -40,6 +40,8 @@ type session struct {
 	writer *openWriter
 	base   *store.Base // of the newest generation, where it was written here
 	closed bool
+	// atNotice is how much of the Writer's generation was in the bucket when the notice came.
+	atNotice int64
 	// tidied and reaped are when that was last done.
 	tidied, reaped time.Time
 }
@@ -129,6 +131,9 @@ func (s *session) takeOver(ctx context.Context) error {
 	if err := s.take(ctx); err != nil {
 		return fmt.Errorf("take target over: %w", err)
 	}
+	if s.writer != nil {
+		s.atNotice = s.writer.Progress().UploadedBytes
+	}
 	return nil
 }
 
@@ -164,7 +169,7 @@ func (e *Evacuator) drop(s *session) {
 	if w == nil {
 		return
 	}
-	s.writer = nil
+	s.writer, s.atNotice = nil, 0
 	e.ending.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), abortTimeout)
 		defer cancel()
@@ -183,14 +188,6 @@ func (s *session) commit(ctx context.Context) (store.Generation, error) {
 	s.base, s.writer = w.Base(), nil
 	w.end()
 	return generation, nil
-}
-
-// sent is how much of the next generation is in the bucket.
-func (s *session) sent() int64 {
-	if s.writer == nil {
-		return 0
-	}
-	return s.writer.Progress().UploadedBytes
 }
 
 // opening is a Writer on its way, for somebody who has better to do meanwhile. It belongs to the holder of the turn, who

@@ -131,6 +131,8 @@ type Moments struct {
 type Committed struct {
 	Number, Epoch         int64
 	StoredBytes, RSSBytes int64
+	// WindowBytes is what of StoredBytes was uploaded after the notice; 0 where that is not known.
+	WindowBytes int64
 }
 
 // Journal writes down where others look: on the pod's Checkpoint.

@@ -157,7 +157,7 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		}
 		c.Status.Generation = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name, Final: true,
-			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(m.Durable),
+			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, WindowBytes: g.WindowBytes, Time: metav1.NewMicroTime(m.Durable),
 		}
 		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, message)
 		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionTrue, v1alpha1.ReasonFinalGeneration, message)

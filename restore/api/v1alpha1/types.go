@@ -132,6 +132,8 @@ type GenerationReference struct {
 	// StoredBytes is what the bucket took for it; RSSBytes what the containers held in memory.
 	StoredBytes int64 `json:"storedBytes"`
 	RSSBytes    int64 `json:"rssBytes"`
+	// WindowBytes is what of StoredBytes was uploaded after the notice; 0 where that is not known.
+	WindowBytes int64 `json:"windowBytes,omitempty"`
 	// Time is when it became durable.
 	Time metav1.MicroTime `json:"time"`
 }
