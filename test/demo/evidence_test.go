@@ -28,7 +28,7 @@ func goodEvidence() Evidence {
 			Claimed: after(3120 * time.Millisecond), Fetched: after(3544 * time.Millisecond), Resumed: after(4250 * time.Millisecond),
 		},
 		Generation: &v1alpha1.GenerationReference{
-			Number: 1, PodUID: "uid-1", NodeName: "a", Final: true, StoredBytes: 41_200_000, RSSBytes: 118_000_000,
+			Number: 1, PodUID: "uid-1", NodeName: "a", Final: true, StoredBytes: 41_200_000, WindowBytes: 41_200_000, RSSBytes: 118_000_000,
 		},
 		Samples:   []Sample{{At: noticeAt, Running: map[string]int{"a": 1}}, {At: noticeAt.Add(5 * time.Second), Running: map[string]int{"b": 1}}},
 		ExecToken: "cafe",

@@ -59,7 +59,7 @@ func Judge(e Evidence) (Report, []Check) {
 	}
 	fillMoments(&r, e)
 	if e.Generation != nil {
-		r.WindowBytes, r.RSSBytes = e.Generation.StoredBytes, e.Generation.RSSBytes
+		r.WindowBytes, r.RSSBytes = e.Generation.WindowBytes, e.Generation.RSSBytes
 	}
 	checks := []Check{
 		checkTimeline(e),

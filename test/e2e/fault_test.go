@@ -96,7 +96,7 @@ func TestDamagedGenerations(t *testing.T) {
 		reason    string
 	}{
 		{"corrupt-manifest", func(ctx context.Context, t *testing.T, o *objects, folder string) {
-			o.flip(ctx, t, o.one(ctx, t, folder+"gen/"))
+			o.flip(ctx, t, o.last(ctx, t, folder+"gen/"))
 		}, "", v1alpha1.ReasonManifestCorrupt},
 		{"missing-pack", func(ctx context.Context, t *testing.T, o *objects, folder string) {
 			o.remove(ctx, t, o.one(ctx, t, folder+"packs/"))
@@ -230,6 +230,20 @@ func (o *objects) one(ctx context.Context, t *testing.T, prefix string) string {
 	}
 	t.Fatal("no object below " + prefix)
 	return ""
+}
+
+// last returns the last key below prefix: the newest of fewer than ten generations.
+func (o *objects) last(ctx context.Context, t *testing.T, prefix string) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	last := ""
+	for object := range o.client.ListObjects(ctx, o.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		require.NoError(t, object.Err)
+		last = object.Key
+	}
+	require.NotEmpty(t, last, "no object below "+prefix)
+	return last
 }
 
 func (o *objects) remove(ctx context.Context, t *testing.T, key string) {
