@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -210,12 +209,29 @@ func (h *host) Vitals(c Container) (Vitals, error) {
 	return Vitals{RSSBytes: int64(len(b.memory)), CPU: time.Duration(time.Now().UnixNano() / 10)}, nil
 }
 
-func (h *host) Add(ctx context.Context, c Container, add AddFunc) error {
-	if err := h.call(ctx, h.onFiles, c.ID); err != nil {
-		return err
+func (h *host) Preload(ctx context.Context, t Target, _ float64, w FileWriter) (FilePass, error) {
+	content := fileOf(t.ID)
+	return FilePass{Bytes: int64(len(content))}, w.Preload(ctx, "layer/tmp/state", int64(len(content)), bytes.NewReader(content))
+}
+
+func (h *host) Add(ctx context.Context, t Target, w FileWriter) (FilePass, error) {
+	if err := h.call(ctx, h.onFiles, t.ID); err != nil {
+		return FilePass{}, err
 	}
-	entry := store.Entry{Path: "layer/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: 5, ModTime: time.Unix(0, 0)}
-	return add(ctx, entry, strings.NewReader("state"))
+	content := fileOf(t.ID)
+	entry := store.Entry{
+		Path: "layer/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0),
+	}
+	return FilePass{Bytes: entry.Size, BytesRead: entry.Size}, w.Add(ctx, entry, bytes.NewReader(content))
+}
+
+// fileOf is the content of a file, larger than what little may be left at a notice.
+func fileOf(id string) []byte {
+	content := make([]byte, 1<<20)
+	seed := [32]byte{1}
+	copy(seed[1:], id)
+	rand.NewChaCha8(seed).Read(content)
+	return content
 }
 
 func (h *host) Targets(context.Context) ([]Target, error) {

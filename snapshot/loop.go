@@ -235,6 +235,11 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	if err != nil {
 		return err
 	}
+	pages := w.Progress().NewBlocks
+	files, err := e.preload(ctx, t, w, step.Bounds)
+	if err != nil {
+		return err
+	}
 	if p := w.Progress(); p.StoredBytes-p.UploadedBytes >= flushFrom {
 		if err := w.Flush(ctx); err != nil {
 			return inBucket(err)
@@ -243,18 +248,30 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := &s.measured
+	seen := m.seen.NewBlocks
 	p := m.since(w)
-	m.changed(began, p.NewBlocks*store.BlockSize, 0)
+	m.changed(began, (pages-seen)*store.BlockSize, (seen+p.NewBlocks-pages)*store.BlockSize)
 	m.encoded(step.Codec, p)
-	m.cpu, m.facts.RSSBytes = vitals.CPU, max(scan.Bytes, vitals.RSSBytes)
+	m.cpu, m.facts.RSSBytes, m.facts.FileBytes = vitals.CPU, max(scan.Bytes, vitals.RSSBytes), files.Bytes
 	if scan.Bytes > 0 {
-		m.facts.ScanCPU = scan.CPU.Seconds() * gib / float64(scan.Bytes)
+		m.facts.ScanCPU = (scan.CPU + files.CPU).Seconds() * gib / float64(scan.Bytes)
 	}
 	e.sent(p)
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Dur("seconds", time.Since(began)).
-		Int64("read_bytes", scan.Bytes).Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).
-		Dur("cpu_seconds", scan.CPU+p.EncodeTime).Str("codec", step.Codec.String()).Msg("round")
+		Int64("read_bytes", scan.Bytes).Int64("read_file_bytes", files.BytesRead).
+		Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).
+		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Str("codec", step.Codec.String()).Msg("round")
 	return nil
+}
+
+// preload has files copied ahead. What cannot be read now is read when the target stands still.
+func (e *Evacuator) preload(ctx context.Context, t Target, w *openWriter, b Bounds) (FilePass, error) {
+	files, err := e.options.Files.Preload(ctx, t, b.CPU, &fileWriter{openWriter: w, began: time.Now(), first: w.Progress(), bounds: b})
+	if err == nil || errors.Is(err, errBucket) || ctx.Err() != nil {
+		return files, err
+	}
+	e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("files not copied ahead")
+	return files, nil
 }
 
 // sent notes how fast an upload was.

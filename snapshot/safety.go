@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -120,13 +119,11 @@ func (e *Evacuator) holdStill(ctx context.Context, t Target, w *openWriter, take
 		return out, err
 	}
 	before := w.Progress().NewBlocks
-	add := func(ctx context.Context, entry store.Entry, content io.Reader) error {
-		out.fileBytes += entry.Size
-		return inBucket(w.Add(ctx, entry, content))
-	}
-	if err := e.options.Files.Add(ctx, t.Container, add); err != nil {
+	files, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w})
+	if err != nil {
 		return out, fmt.Errorf("read files of container %s: %w", t.ID, err)
 	}
+	out.fileBytes = files.Bytes
 	out.fileBlocks = w.Progress().NewBlocks - before
 	out.thawed = time.Now()
 	return out, nil

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -60,6 +61,8 @@ type Target struct {
 	// Priority is the pod's, Settings what its owner asks for.
 	Priority int32
 	Settings TargetSettings
+	// LeaveOut are the files that are no part of its generations.
+	LeaveOut exclude.Patterns
 }
 
 // Folder is the target's folder in the bucket.
@@ -112,14 +115,30 @@ type Runtime interface {
 	Signal(ctx context.Context, id string, signal syscall.Signal) error
 }
 
-// AddFunc takes one entry of a generation and, for a regular file, its content.
-type AddFunc func(ctx context.Context, entry store.Entry, content io.Reader) error
+// FileWriter takes files. A *store.Writer is one; its documentation says what the methods do.
+type FileWriter interface {
+	Add(ctx context.Context, e store.Entry, r io.Reader) error
+	Preload(ctx context.Context, path string, size int64, r io.Reader) error
+	Keep(path string, size int64, version string) error
+	Kept(path string) string
+	AddKept(ctx context.Context, e store.Entry, version string) error
+}
 
-// Files reads the file trees of a container.
+// Files reads the file trees of a container: its writable layer, emptyDir volumes and shared memory. snapshot/files is
+// behind it.
 type Files interface {
-	// Add hands every entry of the container's writable layer, emptyDir volumes and shared memory to add. The
-	// container must be frozen.
-	Add(ctx context.Context, container Container, add AddFunc) error
+	// Preload hands contents of a running container's files to w, so that Add need not, and takes no more than share
+	// cores. What changes meanwhile may be missed.
+	Preload(ctx context.Context, t Target, share float64, w FileWriter) (FilePass, error)
+	// Add hands every entry of a frozen container's trees to w.
+	Add(ctx context.Context, t Target, w FileWriter) (FilePass, error)
+}
+
+// FilePass is what a reader of files did.
+type FilePass struct {
+	// Bytes is the size of the files, BytesRead what of them was read.
+	Bytes, BytesRead int64
+	CPU              time.Duration
 }
 
 // Moments are the steps of one evacuation so far; zero where not reached.

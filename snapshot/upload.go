@@ -87,10 +87,7 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 	if err := addImages(ctx, dump.Dump, t.Name, w.Writer); err != nil {
 		return Committed{}, err
 	}
-	add := func(ctx context.Context, entry store.Entry, content io.Reader) error {
-		return inBucket(w.Add(ctx, entry, content))
-	}
-	if err := e.options.Files.Add(ctx, t.Container, add); err != nil {
+	if _, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w}); err != nil {
 		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
 	}
 	return e.commit(ctx, s, t, dump.RSSBytes)

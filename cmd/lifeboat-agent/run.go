@@ -131,7 +131,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 
 func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *kube.Journal, generations, patient *store.Store) snapshot.Options {
 	options := snapshot.Options{
-		Runtime: criu.Engine{Runc: runc}, Files: files.New(c.hostRoot), Store: generations, Patient: patient, Journal: journal,
+		Runtime: criu.Engine{Runc: runc}, Files: files.Source{Reader: files.New(c.hostRoot)}, Store: generations, Patient: patient, Journal: journal,
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",

@@ -27,7 +27,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"path/filepath"
 	"time"
@@ -36,17 +35,10 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
-	"github.com/lifeboat-dev/lifeboat/store"
 )
 
 // Writer takes what is read. A *store.Writer is one; its documentation says what the methods do.
-type Writer interface {
-	Add(ctx context.Context, e store.Entry, r io.Reader) error
-	Preload(ctx context.Context, path string, size int64, r io.Reader) error
-	Keep(path string, size int64, version string) error
-	Kept(path string) string
-	AddKept(ctx context.Context, e store.Entry, version string) error
-}
+type Writer = snapshot.FileWriter
 
 // Stats says what a pass did.
 type Stats struct {
@@ -92,19 +84,6 @@ func (r *Reader) AddTo(ctx context.Context, c snapshot.Container, leaveOut exclu
 	p := &pass{reader: r, init: c.PID, leaveOut: leaveOut}
 	p.take = func(ctx context.Context, f *found) error { return p.add(ctx, w, f) }
 	return p.run(ctx, c)
-}
-
-// Add implements snapshot.Files: every entry of a frozen container's trees, with all content read.
-func (r *Reader) Add(ctx context.Context, c snapshot.Container, add snapshot.AddFunc) error {
-	p := &pass{reader: r, init: c.PID}
-	p.take = func(ctx context.Context, f *found) error {
-		if f.Type != store.TypeRegular || f.HardlinkTo != "" {
-			return add(ctx, f.Entry, nil)
-		}
-		return p.read(ctx, f, func(content *content) error { return add(ctx, f.Entry, content) })
-	}
-	_, err := p.run(ctx, c)
-	return err
 }
 
 // trees are those of a container.

@@ -54,21 +54,31 @@ func (p *pod) container() snapshot.Container {
 	return snapshot.Container{Bundle: p.bundle, PID: os.Getpid()}
 }
 
+// recorder is a Writer that has nothing and keeps what it gets.
+type recorder struct {
+	noSecrets
+	t        testing.TB
+	entries  map[string]store.Entry
+	contents map[string]string
+}
+
+func (r recorder) Add(_ context.Context, e store.Entry, content io.Reader) error {
+	require.NoError(r.t, e.Validate())
+	r.entries[e.Path] = e
+	if content != nil {
+		raw, err := io.ReadAll(content)
+		require.NoError(r.t, err)
+		r.contents[e.Path] = string(raw)
+	}
+	return nil
+}
+
 // read returns what Add hands on, by path, and the contents of regular files.
 func (p *pod) read(t testing.TB) (map[string]store.Entry, map[string]string, error) {
 	t.Helper()
-	entries, contents := map[string]store.Entry{}, map[string]string{}
-	err := p.reader.Add(t.Context(), p.container(), func(_ context.Context, e store.Entry, content io.Reader) error {
-		require.NoError(t, e.Validate())
-		entries[e.Path] = e
-		if content != nil {
-			raw, err := io.ReadAll(content)
-			require.NoError(t, err)
-			contents[e.Path] = string(raw)
-		}
-		return nil
-	})
-	return entries, contents, err
+	r := recorder{noSecrets{}, t, map[string]store.Entry{}, map[string]string{}}
+	_, err := Source{Reader: p.reader}.Add(t.Context(), snapshot.Target{Container: p.container()}, r)
+	return r.entries, r.contents, err
 }
 
 func TestAdd(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
+	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
@@ -82,6 +83,8 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 			Final: isFinal(status, pod.UID), NeverRestarts: pod.Spec.RestartPolicy == corev1.RestartPolicyNever,
 			Settings: snapshot.TargetSettings{MaxFreeze: maxFreeze(pod, c.Name)},
 		}
+		// Patterns that are none are an obstacle of their own, under which the pod is no target for long.
+		t.LeaveOut, _ = exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
 		if pod.Spec.Priority != nil {
 			t.Priority = *pod.Spec.Priority
 		}
