@@ -46,6 +46,9 @@ type host struct {
 	safety   map[string]Committed
 	verdicts map[string][]Verdict
 	scans    map[string]int
+	// share is that of the newest scan; throttled has all targets run at their limits.
+	share     float64
+	throttled bool
 	// onScan, onDump and onFiles are called at the beginning of each, and may fail it. ctx is the call's.
 	onScan, onDump, onFiles func(ctx context.Context, id string) error
 }
@@ -173,6 +176,7 @@ func (h *host) Dump(ctx context.Context, id, dir string, sink Sink) (Dump, error
 func (h *host) Scan(ctx context.Context, c Container, share float64, sink ScanSink) (Scan, error) {
 	h.mu.Lock()
 	h.scans[c.ID]++
+	h.share = share
 	h.mu.Unlock()
 	if err := h.call(ctx, h.onScan, c.ID); err != nil {
 		return Scan{}, err
@@ -206,7 +210,11 @@ func (h *host) Vitals(c Container) (Vitals, error) {
 	if err != nil {
 		return Vitals{}, err
 	}
-	return Vitals{RSSBytes: int64(len(b.memory)), CPU: time.Duration(time.Now().UnixNano() / 10)}, nil
+	v := Vitals{RSSBytes: int64(len(b.memory)), CPU: time.Duration(time.Now().UnixNano() / 10), Periods: time.Now().Unix()}
+	if h.throttled {
+		v.Throttled = v.Periods
+	}
+	return v, nil
 }
 
 func (h *host) Preload(ctx context.Context, t Target, _ float64, w FileWriter) (FilePass, error) {

@@ -18,8 +18,8 @@ const (
 	// flushFrom is from how many bytes on a round does not leave them for a pack to be filled: they would be sent in the
 	// window, where 1 MiB takes 20 ms of a slow link.
 	flushFrom = 1 << 20
-	// lastRoundCores is what the round before a freeze may take.
-	lastRoundCores = 4
+	// lastRoundCores is what the round before a freeze may take of the node, lastRoundShare which part of the time left.
+	lastRoundCores, lastRoundShare = 4, 4
 )
 
 // protect has every target copied when Policy says so, until ctx ends. It ends no sooner than the steps that it began.
@@ -245,23 +245,31 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 			return inBucket(err)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := &s.measured
-	seen := m.seen.NewBlocks
-	p := m.since(w)
-	m.changed(began, (pages-seen)*store.BlockSize, (seen+p.NewBlocks-pages)*store.BlockSize)
-	m.encoded(step.Codec, p)
-	m.cpu, m.facts.RSSBytes, m.facts.FileBytes = vitals.CPU, max(scan.Bytes, vitals.RSSBytes), files.Bytes
-	if scan.Bytes > 0 {
-		m.facts.ScanCPU = (scan.CPU + files.CPU).Seconds() * gib / float64(scan.Bytes)
-	}
+	p := s.copied(w, began, pages, vitals.CPU, scan, files, step.Codec)
 	e.sent(p)
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Dur("seconds", time.Since(began)).
 		Int64("read_bytes", scan.Bytes).Int64("read_file_bytes", files.BytesRead).
 		Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).
 		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Str("codec", step.Codec.String()).Msg("round")
 	return nil
+}
+
+// copied notes what a round has shown that began with a target which had used that much of the processor. pages is how
+// many new blocks there were before files were read.
+func (s *session) copied(w *openWriter, began time.Time, pages int64, cpu time.Duration, scan Scan, files FilePass, codec store.Codec) store.Progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &s.measured
+	seen := m.seen.NewBlocks
+	p := m.since(w)
+	m.changed(began, (pages-seen)*store.BlockSize, (seen+p.NewBlocks-pages)*store.BlockSize)
+	m.encoded(codec, p)
+	f := &m.facts
+	m.cpu, f.RSSBytes, f.FileBytes = cpu, scan.Bytes, files.Bytes
+	if scan.Bytes > 0 {
+		f.ScanCPU = (scan.CPU + files.CPU).Seconds() * gib / float64(scan.Bytes)
+	}
+	return p
 }
 
 // preload has files copied ahead. What cannot be read now is read when the target stands still.
@@ -288,6 +296,11 @@ func (e *Evacuator) sent(p store.Progress) {
 func (e *Evacuator) lastRound(ctx context.Context, s *session, w *openWriter) {
 	if w == nil {
 		return
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/lastRoundShare)
+		defer cancel()
 	}
 	t := s.current()
 	if _, err := e.options.Scanner.Scan(ctx, t.Container, lastRoundCores, w.boundSink(t.Name, 0)); err != nil {

@@ -162,6 +162,59 @@ func TestWriterThatFailsInTheWindowIsFollowedByAnother(t *testing.T) {
 	}
 }
 
+// An operator's rewrite takes the number of the generation that is being written.
+func TestWriterThatIsOvertakenIsFollowedByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.run(t, func() {
+			pass(2 * time.Minute)
+			require.EqualValues(t, 1, s.safety["c1"].Number)
+			folder := hostTarget("c1").Folder("test")
+			base, err := s.store.Base(t.Context(), folder)
+			require.NoError(t, err)
+			w, err := s.store.Begin(t.Context(), folder, store.Meta{Number: 2}, store.WriteOptions{Base: base})
+			require.NoError(t, err)
+			_, err = w.Commit(t.Context())
+			require.NoError(t, err)
+			s.evacuator.Heard(notice(window))
+			pass(10 * time.Second)
+			s.requireFinal(t, "c1")
+			require.EqualValues(t, 3, s.final["c1"].Number)
+		})
+	})
+}
+
+// A newer epoch in the bucket says that the pod runs elsewhere.
+func TestFencedTargetStaysFrozen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.run(t, func() {
+			pass(2 * time.Minute)
+			require.NoError(t, s.store.Fence(t.Context(), hostTarget("c1").Folder("test"), 7))
+			s.evacuator.Heard(notice(window))
+			pass(time.Minute)
+			require.Empty(t, s.final)
+			require.Equal(t, StatusPaused, s.boxes["c1"].status)
+		})
+	})
+}
+
+func TestThrottledTargetIsReadWithHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.evacuator.options.Policy.CPUShare = 1
+		s.run(t, func() {
+			pass(90 * time.Second)
+			s.lock(func() {
+				require.InDelta(t, s.evacuator.options.Policy.TargetCPU, s.share, 1e-9)
+				s.throttled = true
+			})
+			pass(90 * time.Second)
+			s.lock(func() { require.InDelta(t, s.evacuator.options.Policy.TargetCPU/2, s.share, 1e-9) })
+		})
+	})
+}
+
 func TestWriterThatFailsBetweenRoundsIsFollowedByAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBoxScene(t, "c1")

@@ -90,7 +90,12 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 	if _, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w}); err != nil {
 		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
 	}
-	return e.commit(ctx, s, t, dump.RSSBytes)
+	committed, err := e.commit(ctx, s, t, dump.RSSBytes)
+	if errors.Is(err, store.ErrFenced) {
+		// Where it was a newer epoch, the next Writer cannot begin and says so. Else somebody has rewritten the target.
+		return Committed{}, fmt.Errorf("%w: another writer was first: %s", errBucket, err.Error())
+	}
+	return committed, err
 }
 
 // commit ends the Writer of s.
