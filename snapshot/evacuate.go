@@ -1,14 +1,26 @@
 // Package snapshot takes what is needed to go on elsewhere out of a running container, and does so before the node goes.
 //
-// An evacuation of one target runs downwards in evacuation.go: hold signals, record, freeze, dump, upload, commit, record
-// as final. upload.go stores what differs from the generation before, which is read meanwhile. What holds:
+// While nothing happens, loop.go has Policy plan rounds of pre-dump (copyRound) and safety dumps (safety.go) for every target.
+// An evacuation of one target runs downwards in evacuation.go: one more round where that was planned, hold signals,
+// record, freeze, dump, upload, commit, record as final. All of it goes into the one Writer of the target's session
+// (session.go). What holds:
 //
-//   - A target is frozen from before its dump until its generation is durable, and for ever after. It is thawed only where
-//     Journal.Final was not called for it: known within one life of the agent, and fenced by Journal.Failed after another.
+//   - A target is frozen from before its final dump until its generation is durable, and for ever after. It is thawed only
+//     where Journal.Final was not called for it: known within one life of the agent, and fenced by Journal.Failed after
+//     another.
 //   - Journal.Final is the step that lets another node restore. It follows a commit that was read back, and nothing in
 //     this package thaws a target for which it may have been called.
 //   - A failed or late evacuation ends with the target running as before, the signals that were held delivered.
 //   - After a crash at any point the files of Holds name the targets concerned; recover.go finishes or thaws each.
+//   - A safety dump never says Final or Evacuated. Its target is thawed when all is read, when that fails, and when it takes
+//     too long; after a crash too, without asking anybody: a file beside the hold says that it is one of a safety dump,
+//     and no evacuation begins to hold before that file is gone.
+//   - A round is a guess: every page and file of a generation is compared with what the frozen target has. Nothing that a
+//     round got wrong, missed or lost shows in a generation.
+//   - One worker at a time has the turn of a session: a round, a safety dump or an evacuation. An evacuation ends the others
+//     and waits for the turn; no step begins under a notice, or with a target on hold.
+//   - What a target waits for (its bucket folder, its memory, its file trees) holds up no other target. Locks are held for
+//     no I/O but that on hold files, and a session's lock is taken within the Evacuator's, never the other way round.
 package snapshot
 
 import (

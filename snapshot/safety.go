@@ -100,6 +100,10 @@ func (e *Evacuator) holdStill(ctx context.Context, t Target, w *openWriter, take
 	}
 	defer e.letGo(t.ID)
 	var out stillness
+	if status, err := e.options.Runtime.Status(ctx, t.ID); err != nil || status != StatusRunning {
+		// Who has paused it has his reasons: it is not for us to thaw.
+		return out, errors.Join(err, fmt.Errorf("container %s is %s and not running", t.ID, status))
+	}
 	defer func() {
 		thaw, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawWithin)
 		defer cancel()

@@ -143,6 +143,53 @@ func TestAConflictingWriteIsDecidedAnew(t *testing.T) {
 	require.Equal(t, 2, conflicts, "the first write met a newer version and was decided anew")
 }
 
+func TestSafetyAndVerdictLetNobodyRestore(t *testing.T) {
+	j, server, target := stage(t)
+	now := time.Now()
+	require.NoError(t, j.Safety(t.Context(), target, snapshot.Committed{Number: 4, Epoch: 3, StoredBytes: 10, RSSBytes: 20}, now))
+	status := server.Get("ns", "job").Status
+	require.EqualValues(t, 4, status.Safety.Number)
+	require.False(t, status.Safety.Final)
+	require.Nil(t, status.Generation)
+	require.Nil(t, status.FinalGeneration())
+	require.Nil(t, status.Timeline)
+
+	v := snapshot.Verdict{Level: snapshot.AtRisk, Reason: snapshot.ReasonNeighbours, Message: "too many"}
+	require.NoError(t, j.Judged(t.Context(), target, v, snapshot.Prediction{Durable: 2345 * time.Millisecond, Uploaded: 12_345_678}))
+	status = server.Get("ns", "job").Status
+	require.Equal(t, "AtRisk", status.Protection.Level)
+	require.Equal(t, "12Mi", status.Protection.Dirty.String())
+	require.Equal(t, 2300*time.Millisecond, status.Protection.Window.Duration)
+	current := status.Condition(v1alpha1.ConditionCurrent)
+	require.Equal(t, metav1.ConditionFalse, current.Status)
+	require.Equal(t, "AtRisk: too many", current.Message)
+	require.NoError(t, j.Judged(t.Context(), target, snapshot.Verdict{Reason: snapshot.ReasonWithinShare}, snapshot.Prediction{Uploaded: 1}))
+	require.True(t, server.Get("ns", "job").Status.IsTrue(v1alpha1.ConditionCurrent))
+
+	target.PodUID = "pod-2"
+	require.ErrorIs(t, j.Judged(t.Context(), target, v, snapshot.Prediction{}), snapshot.ErrUnprotected)
+	require.ErrorIs(t, j.Safety(t.Context(), target, snapshot.Committed{Number: 5}, now), snapshot.ErrUnprotected)
+}
+
+func TestReasonsOfVerdictsAreThoseOfTheCondition(t *testing.T) {
+	for _, reason := range []string{
+		snapshot.ReasonWithinShare, snapshot.ReasonOff, snapshot.ReasonFactsRefused, snapshot.ReasonFirstRound,
+		snapshot.ReasonNoSafetyDump, snapshot.ReasonFreezeTooLong, snapshot.ReasonRoundsLate, snapshot.ReasonNeighbours,
+		snapshot.ReasonMemoryTooLarge, snapshot.ReasonChangesTooFast,
+	} {
+		require.True(t, v1alpha1.KnownReason(v1alpha1.ConditionCurrent, reason), reason)
+	}
+}
+
+func TestLivenessProbeBoundsTheFreeze(t *testing.T) {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+		Name: "main", LivenessProbe: &corev1.Probe{PeriodSeconds: 10, FailureThreshold: 3, TimeoutSeconds: 2},
+	}, {Name: "fragile", LivenessProbe: &corev1.Probe{}}, {Name: "free"}}}}
+	require.Equal(t, 22*time.Second, maxFreeze(pod, "main"))
+	require.Equal(t, time.Second, maxFreeze(pod, "fragile"))
+	require.Zero(t, maxFreeze(pod, "free"))
+}
+
 func TestLeaving(t *testing.T) {
 	j, _, target := stage(t)
 	leaving, err := j.Leaving(t.Context(), target)
