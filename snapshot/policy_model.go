@@ -209,7 +209,8 @@ func (e *estimate) loadOf(changed float64) load {
 	}
 }
 
-// still is how long the target stands still for a dump that is committed before it is thawed.
+// still is the longest that a target stands still for a dump: a final one until it is committed, a safety dump until all is
+// read, for which it may have to wait for the link.
 func (l load) still() float64 { return l.freeze + l.link + l.commit }
 
 // length is what puts equals in order: the s of an evacuation gap s after the last round at the policy's own upload rate.
