@@ -9,6 +9,7 @@ tcp-close
 network-lock skip
 ghost-limit 1073741824
 force-irmap
+irmap-scan-path /.
 `
 
 // dumpFlags are the options of a dump that runc sends to CRIU as false unless it is told otherwise.

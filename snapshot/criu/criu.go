@@ -45,6 +45,8 @@ type Runc struct {
 	ConfigFile string
 	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
 	HostRoot string
+
+	links links
 }
 
 // listed is what `runc list -f json` says of a container.
@@ -114,6 +116,9 @@ func (r *Runc) Pause(ctx context.Context, id string) error {
 
 // Resume implements snapshot.Runtime.
 func (r *Runc) Resume(ctx context.Context, id string) error {
+	if err := r.links.drop(id); err != nil {
+		return err
+	}
 	return r.turn(ctx, "resume", id, snapshot.StatusRunning)
 }
 
@@ -153,15 +158,20 @@ func (r *Runc) orGone(ctx context.Context, id string, err error) error {
 
 // Dump takes a full dump into dir/images, CRIU's logs into dir/work.
 func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) {
+	state, err := r.prepare(ctx, id)
+	if err != nil {
+		return snapshot.Dump{}, err
+	}
 	images, work, err := r.clearDump(dir)
 	if err != nil {
 		return snapshot.Dump{}, err
 	}
 	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
 	if _, err := r.run(ctx, append(args, id)...); err != nil {
-		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
+		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")),
+			obstaclesOf(state.PID))
 	}
-	if err := r.stillFrozen(ctx, id); err != nil {
+	if err := errors.Join(r.stillFrozen(ctx, id), r.mend(r.seen(images), state)); err != nil {
 		return snapshot.Dump{}, err
 	}
 	dump := snapshot.Dump{Images: r.seen(images)}
@@ -174,6 +184,26 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 	}
 	dump.Memory, err = memoryOf(dump.Images)
 	return dump, err
+}
+
+// prepare looks at a container before its dump: ErrGone where it has ended, ErrRefused where a dump would lose something.
+func (r *Runc) prepare(ctx context.Context, id string) (listed, error) {
+	state, err := r.state(ctx, id)
+	if err == nil {
+		err = errors.Join(r.links.drop(id), refuse(state.PID))
+	}
+	if err != nil {
+		return listed{}, fmt.Errorf("dump container %s: %w", id, err)
+	}
+	return state, nil
+}
+
+// mend makes good what CRIU's images lack.
+func (r *Runc) mend(images string, state listed) error {
+	if err := errors.Join(mendTimers(images), r.links.restore(images, state.ID, state.PID)); err != nil {
+		return fmt.Errorf("dump container %s: %w", state.ID, err)
+	}
+	return nil
 }
 
 // clearDump makes the empty folders of a dump below dir.

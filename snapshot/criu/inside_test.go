@@ -86,7 +86,7 @@ func newNode(t testing.TB) *node {
 		cgroups: "/lifeboat-criu-" + strconv.FormatInt(time.Now().UnixNano(), 36) + "-",
 	}
 	require.NoError(t, os.WriteFile(n.runc.ConfigFile, []byte(Config), 0o600))
-	sandbox := exec.Command("unshare", "-n", "sh", "-c", "echo; exec sleep 1000")
+	sandbox := exec.Command("unshare", "-n", "sh", "-c", "ip link set lo up; echo; exec sleep 1000")
 	output, err := sandbox.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, sandbox.Start())

@@ -55,7 +55,8 @@ func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (
 		return taken, nil
 	}
 	var ofSink *sinkError
-	if errors.As(err, &ofSink) || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNotFrozen) || ctx.Err() != nil {
+	if errors.As(err, &ofSink) || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNotFrozen) ||
+		errors.Is(err, ErrRefused) || ctx.Err() != nil {
 		return Taken{}, err
 	}
 	full, fault := r.Dump(ctx, id, dir)
@@ -87,7 +88,7 @@ func (e *sinkError) Unwrap() error { return e.error }
 
 // dumpLazily is DumpInto without the full dump. finish tells CRIU to end.
 func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink, finish func() error) (Taken, error) {
-	state, err := r.state(ctx, id)
+	state, err := r.prepare(ctx, id)
 	if err != nil {
 		return Taken{}, err
 	}
@@ -124,7 +125,7 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 	if err != nil {
 		return Taken{}, fmt.Errorf("dump container %s lazily: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
 	}
-	return taken, r.stillFrozen(ctx, id)
+	return taken, errors.Join(r.stillFrozen(ctx, id), r.mend(r.seen(images), state))
 }
 
 // hasOwnNetwork holds that the tasks are in another network namespace than CRIU would be without ours. For those of the

@@ -21,6 +21,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "big":
 		big()
+	case "kinds":
+		kinds()
 	case "stopped":
 		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
 	default:
