@@ -137,7 +137,10 @@ func (h *host) call(ctx context.Context, hook func(context.Context, string) erro
 }
 
 func (h *host) Dump(ctx context.Context, id, dir string, sink Sink) (Dump, error) {
-	if err := h.call(ctx, h.onDump, id); err != nil {
+	h.mu.Lock()
+	onDump := h.onDump
+	h.mu.Unlock()
+	if err := h.call(ctx, onDump, id); err != nil {
 		return Dump{}, err
 	}
 	h.mu.Lock()

@@ -158,9 +158,18 @@ func TestNoticeInTheMiddleOfASafetyDump(t *testing.T) {
 				c.set(s, reached)
 				s.run(t, func() {
 					<-reached
+					dumps := 0
+					s.lock(func() {
+						first := s.onDump
+						s.onDump = func(ctx context.Context, id string) error {
+							dumps++
+							return s.call(ctx, first, id)
+						}
+					})
 					s.evacuator.Heard(notice(window))
 					pass(20 * time.Second)
 					s.requireFinal(t, "c1")
+					require.Equal(t, 1, dumps)
 				})
 			})
 		})

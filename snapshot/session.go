@@ -131,6 +131,7 @@ func (s *session) takeOver(ctx context.Context) error {
 	if err := s.take(ctx); err != nil {
 		return fmt.Errorf("take target over: %w", err)
 	}
+	s.atNotice = 0
 	if s.writer != nil {
 		s.atNotice = s.writer.Progress().UploadedBytes
 	}

@@ -98,10 +98,12 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 	return committed, err
 }
 
-// commit ends the Writer of s.
+// commit ends the Writer of s, and gives it up where that fails.
 func (e *Evacuator) commit(ctx context.Context, s *session, t Target, rss int64) (Committed, error) {
 	generation, err := s.commit(ctx)
 	if err != nil {
+		e.drop(s)
+		s.forget()
 		return Committed{}, inBucket(err)
 	}
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", generation.Number).
