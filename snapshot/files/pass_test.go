@@ -347,7 +347,7 @@ func TestSwappedFoldersAreNotFollowed(t *testing.T) {
 			}
 		}
 	}()
-	for range 200 {
+	for range 60 {
 		_, err := p.reader.Preload(t.Context(), p.container(), exclude.Patterns{}, noSecrets{t})
 		require.NoError(t, err)
 	}
@@ -358,7 +358,7 @@ func TestSwappedFoldersAreNotFollowed(t *testing.T) {
 // BenchmarkSecondPass is what a frozen container waits for: 20,000 small files and one of 256 MiB of which nothing changed.
 func BenchmarkSecondPass(b *testing.B) {
 	p, g := newPod(b), newGenerations()
-	for folder := range 200 {
+	for folder := range 60 {
 		for name := range 100 {
 			p.write(b, fmt.Sprintf("many/%d/%d", folder, name), random(1, 200))
 		}
