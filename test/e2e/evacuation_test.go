@@ -30,6 +30,7 @@ func thereAndBack(t *testing.T, w *world) {
 	c := j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
 	require.EqualValues(t, 1, c.Status.Epoch)
 	there := c.Status.Generation
+	j.waitStep(ctx, 1)
 	first := j.logs(ctx)[0].n
 	j.waitStep(ctx, first+5)
 	last := j.requireContinuous(ctx, "b", 0)
@@ -46,6 +47,7 @@ func thereAndBack(t *testing.T, w *world) {
 	t.Logf("generation %d: %d of %d bytes in the window; generation %d: %d bytes, %d in the window", there.Number,
 		there.WindowBytes, there.RSSBytes, back.Number, back.StoredBytes, back.WindowBytes)
 	require.Less(t, back.StoredBytes, back.RSSBytes/8, "a later generation stores what changed since the one before")
+	j.waitStep(ctx, 1)
 	second := j.logs(ctx)[0].n
 	j.waitStep(ctx, second+5)
 	require.Equal(t, before[0].token, j.requireContinuous(ctx, "a", 0).token)
@@ -129,6 +131,7 @@ func TestTermDuringTheHandOverIsNotCarriedAlong(t *testing.T) {
 	grace := int64(30)
 	require.NoError(t, w.kube.CoreV1().Pods(namespace).Delete(ctx, j.name, metav1.DeleteOptions{GracePeriodSeconds: &grace}))
 	j.waitOn(ctx, "b")
+	j.waitStep(ctx, 1)
 	first := j.logs(ctx)[0].n
 	require.Greater(t, first, 1)
 	j.waitStep(ctx, first+10)
