@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/lifeboat-dev/lifeboat/cmd/internal/environment"
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/restore/node"
@@ -48,7 +49,7 @@ func newRunCommand(lookup func(string) (string, bool), log zerolog.Logger) *cobr
 	}
 	c.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := fromEnvironment(cmd.Flags(), lookup); err != nil {
+		if err := environment.Fill(cmd.Flags(), lookup); err != nil {
 			return err
 		}
 		if err := c.Validate(); err != nil {
