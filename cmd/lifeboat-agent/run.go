@@ -28,6 +28,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/files"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
 	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/store/open"
 	"github.com/lifeboat-dev/lifeboat/watcher"
 	"github.com/lifeboat-dev/lifeboat/watcher/aws"
@@ -91,7 +92,8 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
-	generations, err := openStore(ctx, c)
+	requests := meter.NewMeter()
+	generations, err := openStore(ctx, c, requests)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +106,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
-	a := &agent{config: c, log: log, health: newHealth(c.healthAddress), tainter: kube.NewTainter(own, log)}
+	a := &agent{config: c, log: log, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
 	a.evacuator = snapshot.New(snapshot.Options{
 		Runtime: runc, Files: files.New(c.hostRoot), Store: generations,
 		Journal:  &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events},
@@ -163,7 +165,7 @@ func (a *agent) sweep(ctx context.Context) error {
 	}
 }
 
-func openStore(ctx context.Context, c *config) (*store.Store, error) {
+func openStore(ctx context.Context, c *config, requests *meter.Meter) (*store.Store, error) {
 	text, err := os.ReadFile(c.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read master keys: %w; mount the Secret lifeboat-key there", err)
@@ -172,7 +174,7 @@ func openStore(ctx context.Context, c *config) (*store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read master keys %s: %w", c.keyFile, err)
 	}
-	bucket, err := open.Bucket(ctx, c.bucket)
+	bucket, err := open.Bucket(ctx, c.bucket, open.WithMeter(requests))
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}
