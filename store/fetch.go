@@ -105,26 +105,12 @@ func (f *Fetch) Run(ctx context.Context) error {
 			left = append(left, i)
 		}
 	}
-	workers := make(chan *fetchWorker, fetchers)
-	for range fetchers {
-		workers <- nil
+	var largest int64
+	for _, pack := range f.reader.contents.packs {
+		largest = max(largest, pack.size)
 	}
-	defer func() {
-		for range fetchers {
-			if w := <-workers; w != nil {
-				w.opener.close()
-			}
-		}
-	}()
-	err := inParallel(ctx, len(left), fetchers, func(ctx context.Context, i int) (err error) {
-		w := <-workers
-		defer func() { workers <- w }()
-		if w == nil {
-			if w, err = newFetchWorker(f); err != nil {
-				return err
-			}
-		}
-		return w.pack(ctx, left[i])
+	err := f.reader.eachPack(ctx, len(left), largest, func(ctx context.Context, packs *packReader, i int) error {
+		return f.pack(ctx, packs, left[i])
 	})
 	if err != nil {
 		return err
@@ -152,37 +138,19 @@ func (f *Fetch) writeInline(rec *record) error {
 	return file.Close()
 }
 
-// fetchWorker writes one pack after the other to where its blocks belong.
-type fetchWorker struct {
-	fetch  *Fetch
-	opener *packOpener
-	buf    []byte
-}
-
-func newFetchWorker(f *Fetch) (*fetchWorker, error) {
-	opener, err := newPackOpener(f.reader.keys)
-	if err != nil {
-		return nil, err
-	}
-	var largest int64
-	for _, pack := range f.reader.contents.packs {
-		largest = max(largest, pack.size)
-	}
-	return &fetchWorker{fetch: f, opener: opener, buf: make([]byte, largest)}, nil
-}
-
-func (w *fetchWorker) pack(ctx context.Context, i int) error {
-	f, info := w.fetch, w.fetch.reader.contents.packs[i]
-	body, err := f.reader.readPack(ctx, info, w.buf)
+// pack writes the blocks of a pack to where they belong.
+func (f *Fetch) pack(ctx context.Context, packs *packReader, i int) error {
+	info := f.reader.contents.packs[i]
+	body, err := f.reader.readPack(ctx, info, packs.buf)
 	if err != nil {
 		return err
 	}
-	pack, err := w.opener.whole(info, body)
+	pack, err := packs.whole(info, body)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", f.reader.target.packKey(info.id), err)
 	}
 	files := openFiles{sink: f.sink, open: map[int]File{}}
-	err = w.write(ctx, pack, f.pieces[i], &files)
+	err = f.write(ctx, pack, f.pieces[i], &files)
 	if closed := files.close(); err == nil {
 		err = closed
 	}
@@ -196,16 +164,16 @@ func (w *fetchWorker) pack(ctx context.Context, i int) error {
 	return nil
 }
 
-func (w *fetchWorker) write(ctx context.Context, pack *openPack, pieces []piece, files *openFiles) error {
+func (f *Fetch) write(ctx context.Context, pack *openPack, pieces []piece, files *openFiles) error {
 	for _, p := range pieces {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		entry := w.fetch.reader.contents.records[p.record].Entry
+		entry := f.reader.contents.records[p.record].Entry
 		for p.blocks > 0 {
 			plain, err := pack.blocks(p.at, int(p.blocks))
 			if err != nil {
-				return fmt.Errorf("open %s: %w", w.fetch.reader.target.packKey(pack.info.id), err)
+				return fmt.Errorf("open %s: %w", f.reader.target.packKey(pack.info.id), err)
 			}
 			n := int64(len(plain) / BlockSize)
 			plain = plain[:min(int64(len(plain)), entry.Size-p.offset)]

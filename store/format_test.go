@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -277,9 +276,4 @@ func (b fixed) Get(_ context.Context, key string, offset, length int64) (io.Read
 		body = body[:min(length, int64(len(body)))]
 	}
 	return io.NopCloser(bytes.NewReader(body)), nil
-}
-
-func sum(b []byte) []byte {
-	digest := sha256.Sum256(b)
-	return digest[:]
 }

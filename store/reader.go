@@ -142,6 +142,40 @@ func (r *Reader) readPack(ctx context.Context, pack *packInfo, buf []byte) ([]by
 	return buf, err
 }
 
+// packReader is what one goroutine needs to read packs one after the other.
+type packReader struct {
+	*packOpener
+	buf []byte
+}
+
+// eachPack calls fn for 0 to n-1 like inParallel, fetchers at a time, each with a packReader that has room for packs of
+// size bytes.
+func (r *Reader) eachPack(ctx context.Context, n int, size int64, fn func(context.Context, *packReader, int) error) error {
+	idle := make(chan *packReader, fetchers)
+	for range fetchers {
+		idle <- nil
+	}
+	defer func() {
+		for range fetchers {
+			if p := <-idle; p != nil {
+				p.close()
+			}
+		}
+	}()
+	return inParallel(ctx, n, fetchers, func(ctx context.Context, i int) error {
+		p := <-idle
+		defer func() { idle <- p }()
+		if p == nil {
+			opener, err := newPackOpener(r.keys)
+			if err != nil {
+				return err
+			}
+			p = &packReader{packOpener: opener, buf: make([]byte, size)}
+		}
+		return fn(ctx, p, i)
+	})
+}
+
 // readRange fills buf from a pack, and tries again after failures in transit. What was read is not yet checked.
 func (r *Reader) readRange(ctx context.Context, pack *packInfo, from int64, buf []byte) error {
 	key := r.target.packKey(pack.id)

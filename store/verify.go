@@ -112,29 +112,7 @@ func (v *verifier) run(ctx context.Context) error {
 	if v.sizes, err = v.reader.store.listPacks(ctx, v.reader.target); err != nil {
 		return err
 	}
-	workers := make(chan *verifyWorker, fetchers)
-	for range fetchers {
-		workers <- nil
-	}
-	defer func() {
-		for range fetchers {
-			if w := <-workers; w != nil {
-				w.opener.close()
-			}
-		}
-	}()
-	return inParallel(ctx, len(packs), fetchers, func(ctx context.Context, i int) (err error) {
-		w := <-workers
-		defer func() { workers <- w }()
-		if w == nil {
-			opener, err := newPackOpener(v.reader.keys)
-			if err != nil {
-				return err
-			}
-			w = &verifyWorker{opener: opener, buf: make([]byte, v.largest)}
-		}
-		return v.pack(ctx, w, i)
-	})
+	return v.reader.eachPack(ctx, len(packs), v.largest, v.pack)
 }
 
 // choose decides which packs are read whole.
@@ -153,16 +131,10 @@ func (v *verifier) choose() {
 	}
 }
 
-// verifyWorker holds what reading one pack after the other takes.
-type verifyWorker struct {
-	opener *packOpener
-	buf    []byte
-}
-
-func (v *verifier) pack(ctx context.Context, w *verifyWorker, i int) error {
+func (v *verifier) pack(ctx context.Context, packs *packReader, i int) error {
 	info := v.reader.contents.packs[i]
 	key := v.reader.target.packKey(info.id)
-	err := v.look(ctx, w, i, key)
+	err := v.look(ctx, packs, i, key)
 	damaged := errors.Is(err, ErrCorrupt) || errors.Is(err, ErrPackMissing)
 	if err != nil && !damaged {
 		return err
@@ -189,7 +161,7 @@ func (v *verifier) pack(ctx context.Context, w *verifyWorker, i int) error {
 }
 
 // look returns the first fault of a pack.
-func (v *verifier) look(ctx context.Context, w *verifyWorker, i int, key string) error {
+func (v *verifier) look(ctx context.Context, packs *packReader, i int, key string) error {
 	info := v.reader.contents.packs[i]
 	size, there := v.sizes[key]
 	switch {
@@ -201,18 +173,18 @@ func (v *verifier) look(ctx context.Context, w *verifyWorker, i int, key string)
 		_, err := v.reader.footer(ctx, i)
 		return err
 	}
-	body, err := v.reader.readPack(ctx, info, w.buf)
+	body, err := v.reader.readPack(ctx, info, packs.buf)
 	if err != nil {
 		return err
 	}
-	if err := w.check(ctx, info, body); err != nil {
+	if err := packs.check(ctx, info, body); err != nil {
 		return fmt.Errorf("open %s: %w", key, err)
 	}
 	return nil
 }
 
 // check opens every frame of a pack and compares every block with its hash.
-func (w *verifyWorker) check(ctx context.Context, info *packInfo, body []byte) error {
+func (o *packOpener) check(ctx context.Context, info *packInfo, body []byte) error {
 	found, err := readPackInfo(body)
 	if err != nil {
 		return err
@@ -220,7 +192,7 @@ func (w *verifyWorker) check(ctx context.Context, info *packInfo, body []byte) e
 	if *found != *info {
 		return fmt.Errorf("%w: not the pack that the manifest names", ErrPackCorrupt)
 	}
-	pack, err := w.opener.whole(info, body)
+	pack, err := o.whole(info, body)
 	if err != nil {
 		return err
 	}
@@ -233,7 +205,7 @@ func (w *verifyWorker) check(ctx context.Context, info *packInfo, body []byte) e
 			return err
 		}
 		for block := range slices.Chunk(plain, BlockSize) {
-			if hashBlock(block, w.opener.keys.seed) != pack.hashes[at] {
+			if hashBlock(block, o.keys.seed) != pack.hashes[at] {
 				return fmt.Errorf("%w: block %d is not the one that the footer has a hash of", ErrPackCorrupt, at)
 			}
 			at++

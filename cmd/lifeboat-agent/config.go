@@ -58,22 +58,6 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.healthAddress, "health-address", ":9640", "host:port of /healthz and /metrics")
 }
 
-// fromEnvironment sets every flag that was not given and has a LIFEBOAT_* variable.
-func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
-	var faults []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		name := "LIFEBOAT_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		value, ok := lookup(name)
-		if !ok || f.Changed {
-			return
-		}
-		if err := f.Value.Set(value); err != nil {
-			faults = append(faults, fmt.Errorf("%s=%q: %w", name, value, err))
-		}
-	})
-	return errors.Join(faults...)
-}
-
 // Validate returns all faults joined.
 func (c *config) Validate() error {
 	var faults []error

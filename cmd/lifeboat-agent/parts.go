@@ -99,19 +99,19 @@ func (p *publisher) publish(ctx context.Context) error {
 	return p.node.Publish(ctx)
 }
 
-// health serves /healthz and /metrics.
+// health serves /healthz and /metrics: of the sources of notices, and of what others count.
 type health struct {
 	server *http.Server
 	since  *prometheus.GaugeVec
 }
 
-func newHealth(address string) *health {
+func newHealth(address string, others ...prometheus.Collector) *health {
 	registry := prometheus.NewRegistry()
 	since := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "lifeboat_watcher_blind_since_timestamp_seconds",
 		Help: "When the source of notices was last heard, as Unix time, while it is blind; 0 while it hears.",
 	}, []string{"source"})
-	registry.MustRegister(since)
+	registry.MustRegister(append(others, since)...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

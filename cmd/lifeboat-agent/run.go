@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/lifeboat-dev/lifeboat/cmd/internal/environment"
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/restore/node"
@@ -29,6 +30,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/store/open"
 	"github.com/lifeboat-dev/lifeboat/store/retry"
 	"github.com/lifeboat-dev/lifeboat/watcher"
@@ -51,7 +53,7 @@ func newRunCommand(lookup func(string) (string, bool), log zerolog.Logger) *cobr
 	}
 	c.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := fromEnvironment(cmd.Flags(), lookup); err != nil {
+		if err := environment.Fill(cmd.Flags(), lookup); err != nil {
 			return err
 		}
 		if err := c.Validate(); err != nil {
@@ -93,11 +95,12 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
-	generations, err := openStore(ctx, c, retry.Default)
+	requests := meter.NewMeter()
+	generations, err := openStore(ctx, c, retry.Default, requests)
 	if err != nil {
 		return nil, err
 	}
-	patient, err := openStore(ctx, c, retry.Patient)
+	patient, err := openStore(ctx, c, retry.Patient, requests)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +113,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
-	a := &agent{config: c, log: log, health: newHealth(c.healthAddress), tainter: kube.NewTainter(own, log)}
+	a := &agent{config: c, log: log, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events}
 	a.evacuator = snapshot.New(snapshotOptions(c, log, runc, journal, generations, patient))
 	a.preparer = node.New(node.Options{
@@ -179,7 +182,7 @@ func (a *agent) sweep(ctx context.Context) error {
 }
 
 // openStore opens the bucket with that much patience.
-func openStore(ctx context.Context, c *config, patience retry.Policy) (*store.Store, error) {
+func openStore(ctx context.Context, c *config, patience retry.Policy, requests *meter.Meter) (*store.Store, error) {
 	text, err := os.ReadFile(c.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read master keys: %w; mount the Secret lifeboat-key there", err)
@@ -188,7 +191,7 @@ func openStore(ctx context.Context, c *config, patience retry.Policy) (*store.St
 	if err != nil {
 		return nil, fmt.Errorf("read master keys %s: %w", c.keyFile, err)
 	}
-	bucket, err := open.Bucket(ctx, c.bucket, open.WithRetry(patience))
+	bucket, err := open.Bucket(ctx, c.bucket, open.WithRetry(patience), open.WithMeter(requests))
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}

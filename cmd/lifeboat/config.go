@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -31,22 +30,6 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVarP(&c.output, "output", "o", "table", "table, or json with bytes and times as they are (LIFEBOAT_OUTPUT)")
 	flags.BoolVar(&c.quiet, "quiet", false, "of what was done print errors and faults alone (LIFEBOAT_QUIET)")
 	flags.BoolVar(&c.progress, "progress", false, "show progress although stderr is no terminal (LIFEBOAT_PROGRESS)")
-}
-
-// fromEnvironment sets every flag that was not given and has a LIFEBOAT_* variable.
-func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
-	var faults []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		name := "LIFEBOAT_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		value, ok := lookup(name)
-		if !ok || f.Changed {
-			return
-		}
-		if err := f.Value.Set(value); err != nil {
-			faults = append(faults, fmt.Errorf("%s=%q: %w", name, value, err))
-		}
-	})
-	return errors.Join(faults...)
 }
 
 // key says what a command does without a master key.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lifeboat-dev/lifeboat/cmd/internal/environment"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -37,7 +38,7 @@ func newStoreCommand(s *session, lookup func(string) (string, bool)) *cobra.Comm
 	}
 	flags := cmd.PersistentFlags()
 	s.config.bind(flags)
-	cmd.PersistentPreRunE = func(*cobra.Command, []string) error { return fromEnvironment(flags, lookup) }
+	cmd.PersistentPreRunE = func(*cobra.Command, []string) error { return environment.Fill(flags, lookup) }
 	cmd.AddCommand(
 		s.newLs(), s.newShow(), s.newDu(), s.newVerify(), s.newReap(), s.newRewrite(), s.newRebuild(), s.newRotateKey(), s.newRm(),
 	)

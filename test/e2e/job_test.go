@@ -168,6 +168,7 @@ func (j *job) parse(text string) []step {
 // logs returns the steps that `kubectl logs` shows.
 func (j *job) logs(ctx context.Context) []step {
 	j.t.Helper()
+	j.waitStep(ctx, 1) // a pod may run for a while before it says anything
 	out, err := j.w.kube.Kubectl(ctx, nil, "-n", namespace, "logs", j.name)
 	require.NoError(j.t, err)
 	return j.parse(out)
