@@ -150,6 +150,8 @@ type flaky struct {
 	store.Bucket
 	down     func() bool
 	loseHead bool
+	// stall has reading of such a key hang until its context ends.
+	stall func(key string) bool
 }
 
 var errDown = errors.New("connection refused")
@@ -166,6 +168,10 @@ func (f *flaky) Put(ctx context.Context, key string, body []byte, cond store.Con
 }
 
 func (f *flaky) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if f.stall != nil && f.stall(key) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if f.down != nil && f.down() {
 		return nil, errDown
 	}

@@ -20,6 +20,8 @@ const (
 	firstPause, longestPause = 250 * time.Millisecond, 4 * time.Second
 	// pieceSize is how much of a target's memory is handed to the store at a time.
 	pieceSize = 1 << 20
+	// baseWithin is how long an evacuation waits for the generation before, which it can do without.
+	baseWithin = 5 * time.Second
 )
 
 // errBucket marks failures of the store, which leave the dump on this node good for another try.
@@ -33,10 +35,12 @@ func inBucket(err error) error {
 }
 
 // base reads the newest generation of t, so that what it holds need not be stored again. Where there is none, or it
-// cannot be read, everything is stored.
-func (e *Evacuator) base(ctx context.Context, t Target) *store.Base {
+// cannot be read soon, everything is stored.
+func (e *Evacuator) base(parent context.Context, t Target) *store.Base {
+	ctx, cancel := context.WithTimeout(parent, baseWithin)
+	defer cancel()
 	base, err := e.options.Store.Base(ctx, t.Folder(e.options.Cluster))
-	if err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, store.ErrNotFound) && parent.Err() == nil {
 		e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).
 			Msg("generation before cannot be read, everything is stored anew")
 	}

@@ -111,3 +111,19 @@ func TestGenerationBeforeThatCannotBeRead(t *testing.T) {
 		s.requireStored(t, 3)
 	})
 }
+
+func TestGenerationBeforeThatHangsIsDoneWithout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		defer s.evacuator.ending.Wait()
+		s.memory = map[string][]byte{"mem/1": pages(64), "shm/0": pages(8)}
+		first := s.again(t, "pod-1")
+
+		s.bucket.stall = func(key string) bool { return strings.Contains(key, "/packs/") }
+		begin := time.Now()
+		require.Equal(t, first, s.again(t, "pod-2"))
+		require.Less(t, time.Since(begin), window/4, "what can be done without costs no window")
+		s.bucket.stall = nil
+		s.requireStored(t, 2)
+	})
+}

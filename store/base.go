@@ -58,20 +58,16 @@ func (s *Store) base(ctx context.Context, target Target) (*Base, error) {
 		return nil, err
 	}
 	for i := range r.contents.records {
-		rec := &r.contents.records[i]
-		base.place(rec)
+		base.place(&r.contents.records[i])
 	}
 	return base, nil
 }
 
 // place fills the table of a record's stream from its extents. Holes of files are left out: there, no content is zeros.
 func (b *Base) place(rec *record) {
-	if len(rec.extents) == 0 {
+	s, runs := rec.places()
+	if len(runs) == 0 {
 		return
-	}
-	s, runs := stream{name: rec.task}, rec.runs
-	if rec.task == "" {
-		s, runs = stream{file: true, name: rec.Path}, []Run{{Pages: blocksOf(rec.Size)}}
 	}
 	t := newTable()
 	for _, span := range rec.spans(runs) {

@@ -119,12 +119,9 @@ func (w *Writer) resolve() livePacks {
 
 // resolve fills in the extents of a record.
 func (rec *record) resolve(tableOf func(stream) *table, locate func(blockID) extent) {
-	runs, s := rec.runs, stream{name: rec.task}
-	if rec.task == "" {
-		if !rec.hasContent() || rec.Inline || rec.Size == 0 {
-			return
-		}
-		runs, s = []Run{{Pages: blocksOf(rec.Size)}}, stream{file: true, name: rec.Path}
+	s, runs := rec.places()
+	if len(runs) == 0 {
+		return
 	}
 	t := tableOf(s)
 	rec.extents = nil
@@ -158,12 +155,8 @@ func (w *Writer) keepBase(head Head, packs livePacks) {
 	}
 	base := &Base{head: head, packs: packs, next: w.first + blockID(len(w.hashes)), tables: map[stream]*table{}}
 	for i := range w.contents.records {
-		rec := &w.contents.records[i]
-		switch {
-		case rec.task != "":
-			base.take(w.tables, stream{name: rec.task}, rec.runs)
-		case rec.hasContent() && !rec.Inline && rec.Size > 0:
-			base.take(w.tables, stream{file: true, name: rec.Path}, []Run{{Pages: blocksOf(rec.Size)}})
+		if s, runs := w.contents.records[i].places(); len(runs) > 0 {
+			base.take(w.tables, s, runs)
 		}
 	}
 	w.after, w.before, w.tables, w.hashes = base, nil, nil, nil

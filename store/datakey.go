@@ -149,14 +149,15 @@ func (s *Store) headToWrite(ctx context.Context, target Target) (head Head, keys
 		return Head{}, nil, false, err
 	}
 	head, err = s.headWithETag(ctx, target, keys)
-	if errors.Is(err, ErrNotFound) && !made {
-		s.forget(target.Prefix())
-		keys, made, err = s.makeKeys(ctx, target)
+	if !errors.Is(err, ErrNotFound) {
+		return head, keys, made, err
 	}
-	if errors.Is(err, ErrNotFound) {
-		err = nil
+	if made {
+		return Head{}, keys, true, nil
 	}
-	return head, keys, made, err
+	s.forget(target.Prefix())
+	keys, made, err = s.makeKeys(ctx, target)
+	return Head{}, keys, made, err
 }
 
 // RotateKey wraps the target's data key under the first key of the ring and says whether it was under another one

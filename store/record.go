@@ -51,6 +51,17 @@ func (rec *record) imageFault() string {
 	return ""
 }
 
+// places is the stream of a record's content, and which of its places that is; none where it has no content in packs.
+func (rec *record) places() (stream, []Run) {
+	switch {
+	case rec.task != "":
+		return stream{name: rec.task}, rec.runs
+	case !rec.hasContent() || rec.Inline || rec.Size == 0:
+		return stream{}, nil
+	}
+	return stream{file: true, name: rec.Path}, []Run{{Pages: blocksOf(rec.Size)}}
+}
+
 // What a record's content is.
 const (
 	contentPacks  = 0 // extents

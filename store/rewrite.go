@@ -273,17 +273,6 @@ func (r *rewrite) moveSome(ctx context.Context, pack *livePack, open *openPack, 
 	return nil
 }
 
-// places is the stream of a record's content, and which of its places that is; none where it has no content in packs.
-func (rec *record) places() (stream, []Run) {
-	switch {
-	case rec.task != "":
-		return stream{name: rec.task}, rec.runs
-	case !rec.hasContent() || rec.Inline || rec.Size == 0:
-		return stream{}, nil
-	}
-	return stream{file: true, name: rec.Path}, []Run{{Pages: blocksOf(rec.Size)}}
-}
-
 // Rewrite commits a new generation, HEAD's number plus one, under epoch, with the content and Meta of HEAD's and with the
 // live content of sparse packs moved together (see Writer.Rewrite with its defaults). Where there is nothing to move,
 // nothing is committed, and the result is HEAD's generation with no Puts.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"text/tabwriter"
 )
@@ -64,6 +65,11 @@ func (r Row) wants(t Target) Row {
 
 // encodeRows writes the rows as a JSON array.
 func encodeRows(w io.Writer, rows []Row) error {
+	for _, r := range rows {
+		if math.IsNaN(r.Value) || r.AgainstValue != nil && math.IsNaN(*r.AgainstValue) {
+			return fmt.Errorf("encode row %q: nothing was measured", r.Name)
+		}
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,7 +57,9 @@ func TestMedian(t *testing.T) {
 	require.InDelta(t, 2.0, s.median("x"), 0)
 	s.add("x", 3)
 	require.InDelta(t, 2.5, s.median("x"), 0)
-	require.Panics(t, func() { s.median("y") }, "a row of nothing is a mistake of the part")
+	for _, row := range []Row{{Name: "nothing", Value: s.median("y")}, Row{Name: "nothing"}.versus("theirs", s.median("y"))} {
+		require.ErrorContains(t, encodeRows(io.Discard, []Row{row}), "nothing was measured", "a row of nothing is a mistake of the part")
+	}
 }
 
 func TestParts(t *testing.T) {

@@ -3,6 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -21,16 +22,14 @@ type series map[string][]float64
 
 func (s series) add(name string, value float64) { s[name] = append(s[name], value) }
 
-// median of what was added under the name. It panics where nothing was: no row may show what was not measured.
-func (s series) median(name string) float64 {
-	if len(s[name]) == 0 {
-		panic("bench: nothing was measured as " + name)
-	}
-	return median(s[name])
-}
+// median of what was added under the name.
+func (s series) median(name string) float64 { return median(s[name]) }
 
-// median of one value or more.
+// median of values; NaN of none, which encodeRows refuses: no row may show what was not measured.
 func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
 	values = slices.Sorted(slices.Values(values))
 	half := len(values) / 2
 	if len(values)%2 == 0 {
