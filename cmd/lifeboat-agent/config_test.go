@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dev/lifeboat/cmd/internal/environment"
 )
 
 func TestSettings(t *testing.T) {
@@ -33,7 +35,7 @@ func TestSettings(t *testing.T) {
 			flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 			got.bind(flags)
 			require.NoError(t, flags.Parse(append([]string{"--node-name=a", "--cluster=c", "--bucket=mem://"}, c.args...)))
-			require.NoError(t, fromEnvironment(flags, func(name string) (string, bool) {
+			require.NoError(t, environment.Fill(flags, func(name string) (string, bool) {
 				value, ok := c.environment[name]
 				return value, ok
 			}))
