@@ -11,7 +11,7 @@ import (
 var closedReasons = map[string][]string{
 	ConditionProtectable: {
 		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
-		ReasonMultipleContainers, ReasonOwnerUnsupported, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
+		ReasonMultipleContainers, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
 		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid,
 		ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
 		ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped,
@@ -32,6 +32,7 @@ var closedReasons = map[string][]string{
 		ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
 		ReasonBucketFailed, ReasonRestoreFailed, ReasonStartedClean, ReasonNoInterruption,
 	},
+	ConditionTolerated: {ReasonDisruptionsIgnored, ReasonDisruptionsCounted},
 }
 
 // KnownReason tells whether conditions of that type may bear that reason. Both lists are closed: alerts and scripts
@@ -73,12 +74,24 @@ func (s *CheckpointStatus) FinalGeneration() *GenerationReference {
 	return gen
 }
 
-// WaitingGeneration returns the generation that a replacement pod may claim: FinalGeneration, with its source pod gone
-// from the API. Released=True alone may still speak of the interruption before; the timeline is of the newest.
+// WaitingGeneration returns FinalGeneration where its source pod is gone from the API, so that a replacement may bear its
+// name.
 func (s *CheckpointStatus) WaitingGeneration() *GenerationReference {
-	gen := s.FinalGeneration()
-	if gen == nil || !s.IsTrue(ConditionReleased) || s.Timeline.Released == nil {
-		return nil
+	if gen := s.FinalGeneration(); gen != nil && s.Released() {
+		return gen
 	}
-	return gen
+	return nil
+}
+
+// Released tells whether the source of the newest interruption is gone from the API. The condition alone may still speak of
+// the interruption before; the timeline is of the newest.
+func (s *CheckpointStatus) Released() bool {
+	return s.IsTrue(ConditionReleased) && s.Timeline != nil && s.Timeline.Released != nil
+}
+
+// Evacuating tells whether the pod that bears the identity is being evacuated, with nothing final durable yet.
+func (s *CheckpointStatus) Evacuating() bool {
+	c := s.Condition(ConditionEvacuated)
+	return s.Timeline != nil && s.Timeline.Notice != nil && s.Pod != nil && s.Timeline.PodUID == s.Pod.UID &&
+		c != nil && c.Status == metav1.ConditionUnknown
 }

@@ -1,7 +1,7 @@
 // Package v1alpha1 is the Kubernetes API of Lifeboat: the Checkpoint kind, its conditions, and the labels and
 // annotations that mean something to Lifeboat. It holds types alone; both snapshot and restore import it.
 //
-// One Checkpoint exists for each protected pod identity. Its spec is the controller's; of its status the agent of the
+// One Checkpoint exists for each protected pod and its continuations. Its spec is the controller's; of its status the agent of the
 // source node, the agent that claims, and the controller each own parts, told apart by the comments below. The bucket
 // says which generations exist; the Checkpoint says who may use them.
 //
@@ -16,13 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Checkpoint is the state of protection of one pod identity. For a bare pod the identity is namespace and name, and the
-// Checkpoint bears the pod's name.
+// Checkpoint is the state of protection of one pod and of those that continue it. It bears the name of the first of them,
+// with the identity's key behind it where a Checkpoint of another identity has that name.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:shortName=ckpt
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.identity.name`
+// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.status.pod.name`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.pod.nodeName`
 // +kubebuilder:printcolumn:name="Gen",type=integer,JSONPath=`.status.generation.number`,description="newest durable generation"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.status.generation.time`,description="age of the recovery point"
@@ -33,7 +33,8 @@ import (
 // +kubebuilder:printcolumn:name="Current",type=string,priority=1,JSONPath=`.status.protection.level`,description="Safe, AtRisk or Unprotected"
 // +kubebuilder:printcolumn:name="Evacuated",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Evacuated")].reason`
 // +kubebuilder:printcolumn:name="Restored",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.identity.name",message="a Checkpoint bears the name of its pod: metadata.name and spec.identity.name must be equal"
+// +kubebuilder:selectablefield:JSONPath=`.status.pod.uid`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.identity.name || (self.metadata.name.size() > 17 && self.spec.identity.name.startsWith(self.metadata.name.substring(0, self.metadata.name.size() - 17)))",message="a Checkpoint bears the name of its first pod: metadata.name must be spec.identity.name, or that with a dash and the identity's key of 16 characters"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || has(self.status)",message="status cannot be taken away: it holds the epoch that fences older claims"
 type Checkpoint struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -53,6 +54,8 @@ type CheckpointList struct {
 }
 
 // CheckpointSpec is written by the controller alone.
+//
+// +kubebuilder:validation:XValidation:rule="self.identity.kind == 'Pod' || !has(self.template)",message="only a bare pod has a template: its owner makes the replacement of any other"
 type CheckpointSpec struct {
 	// Identity names who may restore the generations of this Checkpoint. It never changes.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="the identity never changes: delete the Checkpoint and let the controller make a new one"
@@ -65,16 +68,49 @@ type CheckpointSpec struct {
 	Template *runtime.RawExtension `json:"template,omitempty"`
 }
 
-// Identity is the pod identity of docs/design.md section 5.
+// Identity says which pods may continue one another: those of equal key (package identity). Docs/design.md section 5.
 type Identity struct {
-	// Kind is "Pod" for bare pods, the only kind of this version.
-	// +kubebuilder:validation:Enum=Pod
+	// Kind says what makes the pods that continue one another, and so which of the fields below count.
+	// +kubebuilder:validation:Enum=Pod;StatefulSet;IndexedJob;Job;ReplicaSet;Other
 	Kind string `json:"kind"`
-	// Name is the pod's name.
+	// Name is the name of the pod that first bore the identity. It counts for bare pods and StatefulSets.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
+	// Owner is the pod's controller; absent for a bare pod. Its UID counts.
+	Owner *Owner `json:"owner,omitempty"`
+	// Index is the completion index of a pod of an Indexed Job.
+	// +kubebuilder:validation:Minimum=0
+	Index *int32 `json:"index,omitempty"`
+	// Program is what the pod runs, where its owner may change that: the controller revision of a StatefulSet's pod, a
+	// hash of images, commands and arguments for kind Other.
+	Program string `json:"program,omitempty"`
+	// Labels are the stable labels of the pod, for kind Other.
+	Labels map[string]string `json:"labels,omitempty"`
 }
+
+// Owner is the controller of a pod.
+type Owner struct {
+	APIVersion string    `json:"apiVersion"`
+	Kind       string    `json:"kind"`
+	Name       string    `json:"name"`
+	UID        types.UID `json:"uid"`
+}
+
+// Kinds of identities.
+const (
+	// KindPod: a bare pod, continued by a pod of the same name.
+	KindPod = "Pod"
+	// KindStatefulSet: continued by a pod of the same name, set and revision.
+	KindStatefulSet = "StatefulSet"
+	// KindIndexedJob: continued by a pod of the same Job and completion index.
+	KindIndexedJob = "IndexedJob"
+	// KindJob and KindReplicaSet: any pod of the same Job or ReplicaSet.
+	KindJob        = "Job"
+	KindReplicaSet = "ReplicaSet"
+	// KindOther: a pod of the same owner that has the same stable labels and runs the same program.
+	KindOther = "Other"
+)
 
 // CheckpointStatus is what is known of the pod and its generations.
 //
@@ -82,7 +118,8 @@ type Identity struct {
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.claim) || (has(self.claim) && self.claim.generation >= oldSelf.claim.generation)",message="a claim is never taken back: it stays until a newer generation is claimed"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.claim) || !has(self.claim) || self.claim.generation != oldSelf.claim.generation || (self.claim.podUID == oldSelf.claim.podUID && self.claim.nodeName == oldSelf.claim.nodeName && self.claim.epoch == oldSelf.claim.epoch)",message="this generation is claimed by another pod: a generation is restored at most once"
 type CheckpointStatus struct {
-	// Pod is the pod that bears the identity now. Written by the controller.
+	// Pod is the pod that bears the identity now: after an interruption the one that claimed, once the source is gone.
+	// Written by the controller.
 	Pod *PodReference `json:"pod,omitempty"`
 	// Epoch fences: the number of claims ever made. A generation bears the epoch of the pod that wrote it.
 	// Written by the agent that claims, together with Claim.
@@ -104,8 +141,8 @@ type CheckpointStatus struct {
 	// Conditions are of the types and reasons of this package, no others.
 	// +listType=map
 	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=7
-	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Current', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored'])",message="condition types are Protectable, Current, Evacuated, Durable, Released, Claimed, Restored"
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Current', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored', 'Tolerated'])",message="condition types are Protectable, Current, Evacuated, Durable, Released, Claimed, Restored, Tolerated"
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
@@ -134,6 +171,9 @@ type GenerationReference struct {
 	RSSBytes    int64 `json:"rssBytes"`
 	// WindowBytes is what of StoredBytes was uploaded after the notice; 0 where that is not known.
 	WindowBytes int64 `json:"windowBytes,omitempty"`
+	// Requirements are what a node must offer to restore it; package placement has their names and how they are compared.
+	// +kubebuilder:validation:MaxProperties=32
+	Requirements map[string]string `json:"requirements,omitempty"`
 	// Time is when it became durable.
 	Time metav1.MicroTime `json:"time"`
 }
@@ -159,6 +199,7 @@ type Claim struct {
 	Epoch int64 `json:"epoch"`
 	// +kubebuilder:validation:MinLength=1
 	NodeName string    `json:"nodeName"`
+	PodName  string    `json:"podName,omitempty"`
 	PodUID   types.UID `json:"podUID"`
 	// Attempts counts the restores tried under this claim.
 	Attempts int32            `json:"attempts"`
@@ -192,13 +233,17 @@ const (
 	ConditionEvacuated = "Evacuated"
 	// ConditionDurable: status.generation was committed and read back. Owner: source agent.
 	ConditionDurable = "Durable"
-	// ConditionReleased: the source pod is gone from the API, so a replacement may bear its name. Owner: controller.
+	// ConditionReleased: the source pod is gone from the API, so a replacement may bear its name, and a pod that has
+	// claimed meanwhile becomes the bearer. Owner: controller.
 	ConditionReleased = "Released"
 	// ConditionClaimed: status.claim holds for status.generation. Owner: claiming agent.
 	ConditionClaimed = "Claimed"
 	// ConditionRestored: the claimed generation runs again; False with the reason of the rung that failed. Owner:
 	// claiming agent.
 	ConditionRestored = "Restored"
+	// ConditionTolerated: the pod's Job does not count an interruption as a failure; False where it does. It says nothing
+	// of whether the pod can be saved. On pods of Jobs alone. Owner: controller.
+	ConditionTolerated = "Tolerated"
 )
 
 // Reasons of ConditionProtectable. Each False one names an obstacle; the condition's message names the mend.
@@ -210,7 +255,7 @@ const (
 	ReasonSharedPID          = "ShareProcessNamespace"
 	ReasonHostPathVolume     = "HostPathVolume"
 	ReasonMultipleContainers = "MultipleContainers"
-	ReasonOwnerUnsupported   = "OwnerUnsupported"
+	ReasonNodeBound          = "NodeBound"
 	ReasonDevices            = "DevicesRequested"
 	ReasonPodEnded           = "PodEnded"
 	ReasonNodeNotReady       = "NodeWithoutAgent"
@@ -272,6 +317,9 @@ const (
 	ReasonRestoreFailed    = "RestoreFailed"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
+	// ReasonDisruptionsIgnored and ReasonDisruptionsCounted are those of ConditionTolerated.
+	ReasonDisruptionsIgnored = "DisruptionsIgnored"
+	ReasonDisruptionsCounted = "DisruptionsCounted"
 )
 
 // Labels, annotations and the like.
@@ -282,13 +330,24 @@ const (
 	LabelProtect = GroupName + "/protect"
 	// LabelRuntimeReady with the value "true" is on nodes whose runtime has passed the self-test; the RuntimeClass selects it.
 	LabelRuntimeReady = GroupName + "/runtime"
+	// LabelIdentity on a Checkpoint is the key of its identity (package identity).
+	LabelIdentity = GroupName + "/identity"
 	// AnnotationRestoreFrom on a replacement pod names its Checkpoint and generation, "name/number". The wrapper
 	// refuses to start such a pod clean while its agent is not there to say so.
 	AnnotationRestoreFrom = GroupName + "/restore-from"
 	// AnnotationOnRestoreFailure: "start" (default) or "fail": what happens after every restore attempt has failed.
 	AnnotationOnRestoreFailure = GroupName + "/on-restore-failure"
+	// AnnotationOnWaiting: "wait" (default) or "start": what a new pod does while the source that it may continue is still
+	// being evacuated.
+	AnnotationOnWaiting = GroupName + "/on-waiting"
 	// AnnotationExclude on a pod lists files that are no part of its generations; package exclude says how.
 	AnnotationExclude = GroupName + "/exclude"
+	// LabelCPULevel, LabelCPUFeatures, LabelKernel and LabelCRIU are on nodes and say what they offer; package placement
+	// writes and reads them.
+	LabelCPULevel    = GroupName + "/cpu-level"
+	LabelCPUFeatures = GroupName + "/cpu-features"
+	LabelKernel      = GroupName + "/kernel"
+	LabelCRIU        = GroupName + "/criu"
 	// TaintEvacuating (NoSchedule) is on nodes under notice.
 	TaintEvacuating = GroupName + "/evacuating"
 	// RuntimeClassName is the RuntimeClass and the handler behind it.
