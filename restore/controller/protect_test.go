@@ -34,8 +34,11 @@ func TestObstacles(t *testing.T) {
 		"init container": {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "init"}} },
 			[]string{v1alpha1.ReasonMultipleContainers}, "1 init containers"},
 		"owned": {func(p *corev1.Pod) {
-			p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: "train", Controller: ptr.To(true)}}
-		}, []string{v1alpha1.ReasonOwnerUnsupported}, "owned by Job train"},
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "train", Controller: ptr.To(true)}}
+		}, nil, ""},
+		"daemon": {func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "train", Controller: ptr.To(true)}}
+		}, []string{v1alpha1.ReasonNodeBound}, "owned by DaemonSet train"},
 		"gpu": {func(p *corev1.Pod) {
 			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{"nvidia.com/gpu": resource.MustParse("1"), "cpu": resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("2Mi")}
 		}, []string{v1alpha1.ReasonDevices}, "devices nvidia.com/gpu:"},

@@ -32,13 +32,9 @@ func OfPod(pod *corev1.Pod) []Obstacle {
 		}
 	}
 	spec := &pod.Spec
-	owner := metav1.GetControllerOf(pod)
-	if owner == nil && len(pod.OwnerReferences) > 0 {
-		owner = &pod.OwnerReferences[0]
-	}
-	if owner != nil {
-		add(true, v1alpha1.ReasonOwnerUnsupported, "owned by %s %s: only bare pods are protected in this version; "+
-			"create the pod without an owner", owner.Kind, owner.Name)
+	if owner := metav1.GetControllerOf(pod); owner != nil && (owner.Kind == "DaemonSet" || owner.Kind == "Node") {
+		add(true, v1alpha1.ReasonNodeBound, "owned by %s %s: such a pod belongs to its node and is not made anew elsewhere; "+
+			"remove label %s", owner.Kind, owner.Name, v1alpha1.LabelProtect)
 	}
 	add(spec.HostPID, v1alpha1.ReasonHostPID, "hostPID: the process ids belong to the node; remove spec.hostPID")
 	add(spec.HostIPC, v1alpha1.ReasonHostIPC, "hostIPC: shared memory belongs to the node; remove spec.hostIPC")

@@ -89,6 +89,13 @@ func (s *CheckpointStatus) Released() bool {
 	return s.IsTrue(ConditionReleased) && s.Timeline != nil && s.Timeline.Released != nil
 }
 
+// Ended tells whether the end of the bearer was recorded: it exited, or was deleted with no interruption under way. What is
+// stored of it after that is nobody's to restore.
+func (s *CheckpointStatus) Ended() bool {
+	c := s.Condition(ConditionProtectable)
+	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == ReasonPodEnded
+}
+
 // Evacuating tells whether the pod that bears the identity is being evacuated, with nothing final durable yet.
 func (s *CheckpointStatus) Evacuating() bool {
 	c := s.Condition(ConditionEvacuated)
