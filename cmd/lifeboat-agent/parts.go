@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
 	"github.com/lifeboat-dev/lifeboat/watcher"
@@ -59,6 +59,7 @@ func (s *sink) Blind(source string, reason error) {
 // publisher makes the node known as one that can restore, once that has been tried.
 type publisher struct {
 	node   kube.Node
+	offer  placement.Offer
 	config *config
 	log    zerolog.Logger
 }
@@ -96,7 +97,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	if err := install.SelfTest(ctx, install.SelfTestOptions{HostRoot: p.config.hostRoot, Dir: p.config.lifeboatDir}); err != nil {
 		return fmt.Errorf("self-test of checkpoint and restore: %w", err)
 	}
-	return p.node.Publish(ctx)
+	return p.node.Publish(ctx, p.offer.Labels())
 }
 
 // health serves /healthz and /metrics: of the sources of notices, and of what others count.
@@ -129,16 +130,6 @@ func (h *health) Run(ctx context.Context) error {
 		return fmt.Errorf("serve health: %w", err)
 	}
 	return nil
-}
-
-// requirements is what this node offers and a generation taken here may need.
-func requirements() map[string]string {
-	out := map[string]string{"architecture": runtime.GOARCH}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		out["kernel"] = unix.ByteSliceToString(name.Release[:])
-	}
-	return out
 }
 
 // shared refuses a file:// bucket within this container's own root: it would look durable and end with the pod.

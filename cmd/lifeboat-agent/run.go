@@ -108,13 +108,17 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
+	offer, err := offerOf(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
 	a := &agent{config: c, log: log, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
-	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events}
+	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events, Requirements: offer.Requirements()}
 	a.evacuator = snapshot.New(snapshotOptions(c, log, runc, journal, generations, patient))
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
@@ -124,9 +128,10 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
 		},
 		OnHost: runc.OnHost,
+		Offer:  offer,
 		Log:    log.With().Str("part", "restore").Logger(),
 	})
-	a.publisher = &publisher{node: own, config: c, log: log}
+	a.publisher = &publisher{node: own, offer: offer, config: c, log: log}
 	a.watcher = watcher.New(&sink{agent: a, log: log.With().Str("part", "watcher").Logger()},
 		aws.New(c.awsMetadataEndpoint, c.pollInterval))
 	return a, nil
@@ -138,7 +143,7 @@ func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *ku
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
-		Requirements: requirements(), Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
+		Requirements: journal.Requirements, Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
 		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
 	}
 	if c.preDump {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
@@ -18,6 +20,10 @@ const maxAttempts = 2
 
 // errNothing: no generation waits for this pod, and it holds no claim.
 var errNothing = errors.New("no generation waits")
+
+// errUnfit: this node does not offer what the generation requires. It is not claimed, so that another node may; the
+// controller takes the pod away from here.
+var errUnfit = errors.New("this node cannot restore the generation")
 
 // rung is what a create becomes.
 type rung int
@@ -87,6 +93,10 @@ func (p *Preparer) claim(ctx context.Context, req handover.PrepareRequest) (*v1a
 		status := &c.Status
 		now := metav1.NewMicroTime(time.Now())
 		if waiting := status.WaitingGeneration(); waiting != nil {
+			if missing := placement.Missing(waiting.Requirements, p.options.Offer); missing != nil {
+				return fmt.Errorf("%w: generation %d, taken on node %s, requires %s",
+					errUnfit, waiting.Number, waiting.NodeName, strings.Join(missing, "; "))
+			}
 			status.Epoch++
 			status.Claim = &v1alpha1.Claim{
 				Generation: waiting.Number, Epoch: status.Epoch, NodeName: p.options.NodeName, PodUID: pod, Time: now,

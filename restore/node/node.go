@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
+	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -55,6 +56,9 @@ var errElsewhere = errors.New("the bucket that this agent is set to is not the o
 // errWait: a final generation is there, but its source has not been released yet.
 var errWait = errors.New("the pod before this one has not been released yet")
 
+// EventNodeUnfit is the reason of the event that tells that a pod came to a node that cannot restore its generation.
+const EventNodeUnfit = "NodeUnfit"
+
 // Options are what a Preparer works with.
 type Options struct {
 	NodeName    string
@@ -73,7 +77,9 @@ type Options struct {
 	OnHost func(ctx context.Context, argv ...string) error
 	// Running tells whether the OCI runtime has a live container of that id.
 	Running func(ctx context.Context, id string) (bool, error)
-	Log     zerolog.Logger
+	// Offer is what this node offers to generations.
+	Offer placement.Offer
+	Log   zerolog.Logger
 }
 
 // Preparer prepares restores on this node.
@@ -95,10 +101,15 @@ func New(options Options) *Preparer { return &Preparer{options: options, begun: 
 func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareTime)
 	defer cancel()
+	told := false
 	for wait := tryEvery; ; wait = min(2*wait, tryAtMost) {
 		reply, err := p.step(ctx, req)
 		if err == nil || errors.Is(err, errRefused) {
 			return reply, err
+		}
+		if errors.Is(err, errUnfit) && !told {
+			told = true
+			p.event(types.UID(req.PodUID), req, corev1.EventTypeWarning, EventNodeUnfit, err.Error())
 		}
 		p.options.Log.Warn().Err(err).Str("namespace", req.Namespace).Str("pod", req.Pod).Msg("not prepared yet, trying again")
 		select {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
@@ -34,6 +36,8 @@ type Journal struct {
 	Checkpoints *checkpoints.Client
 	Runtime     Lister
 	Events      record.EventRecorder
+	// Requirements are what a generation taken on this node requires of another one.
+	Requirements map[string]string
 }
 
 // Targets implements snapshot.Journal: the containers of labelled pods of this node whose Checkpoint says Protectable.
@@ -161,6 +165,7 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		c.Status.Generation = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name, Final: true,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, WindowBytes: g.WindowBytes, Time: metav1.NewMicroTime(m.Durable),
+			Requirements: j.requirements(t),
 		}
 		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, message)
 		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionTrue, v1alpha1.ReasonFinalGeneration, message)
@@ -208,8 +213,21 @@ func (j *Journal) Safety(ctx context.Context, t snapshot.Target, g snapshot.Comm
 		c.Status.Safety = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(frozen),
+			Requirements: j.requirements(t),
 		}
 	})
+}
+
+// requirements are what a generation of t requires: a node like this one, and the same image.
+func (j *Journal) requirements(t snapshot.Target) map[string]string {
+	out := maps.Clone(j.Requirements)
+	if t.ImageDigest != "" {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[placement.Image+t.Container.Name] = t.ImageDigest
+	}
+	return out
 }
 
 // Judged implements snapshot.Board.

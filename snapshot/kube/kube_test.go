@@ -204,18 +204,18 @@ func TestLeaving(t *testing.T) {
 func TestNode(t *testing.T) {
 	ctx := t.Context()
 	client := fake.NewClientset(&corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{v1alpha1.LabelCRIU: "40200"}},
 		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}},
 	})
 	n := Node{Name: "a", Client: client}
 	for range 2 {
 		require.NoError(t, n.Taint(ctx, true))
-		require.NoError(t, n.Publish(ctx))
+		require.NoError(t, n.Publish(ctx, map[string]string{v1alpha1.LabelKernel: "61800", v1alpha1.LabelCRIU: ""}))
 	}
 	node, err := client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.Len(t, node.Spec.Taints, 2)
-	require.Equal(t, "true", node.Labels[v1alpha1.LabelRuntimeReady])
+	require.Equal(t, map[string]string{v1alpha1.LabelRuntimeReady: "true", v1alpha1.LabelKernel: "61800"}, node.Labels)
 	require.NoError(t, n.Taint(ctx, false))
 	node, err = client.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
 	require.NoError(t, err)

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -44,17 +45,20 @@ func (n Node) Taint(ctx context.Context, evacuating bool) error {
 	return nil
 }
 
-// Publish labels the node as able to restore; the RuntimeClass selects the label.
-func (n Node) Publish(ctx context.Context) error {
+// Publish labels the node as able to restore, which the RuntimeClass selects, and with what it offers. Of the latter a
+// label with an empty value is removed.
+func (n Node) Publish(ctx context.Context, offers map[string]string) error {
 	err := n.update(ctx, func(node *corev1.Node) bool {
-		if node.Labels[v1alpha1.LabelRuntimeReady] == "true" {
-			return false
+		before := maps.Clone(node.Labels)
+		metav1.SetMetaDataLabel(&node.ObjectMeta, v1alpha1.LabelRuntimeReady, "true")
+		for label, value := range offers {
+			if value == "" {
+				delete(node.Labels, label)
+			} else {
+				node.Labels[label] = value
+			}
 		}
-		if node.Labels == nil {
-			node.Labels = map[string]string{}
-		}
-		node.Labels[v1alpha1.LabelRuntimeReady] = "true"
-		return true
+		return !maps.Equal(before, node.Labels)
 	})
 	if err != nil {
 		return fmt.Errorf("label node %s: %w", n.Name, err)
