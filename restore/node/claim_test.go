@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints/checkpointstest"
+	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -18,6 +19,10 @@ import (
 
 func checkpoint(status *v1alpha1.CheckpointStatus) *v1alpha1.Checkpoint {
 	return &v1alpha1.Checkpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "job", UID: "ckpt-1"}, Status: *status}
+}
+
+func taskOf(podUID string) task {
+	return task{PrepareRequest: handover.PrepareRequest{Namespace: "ns", Pod: "job", PodUID: podUID}, Checkpoint: "job", CheckpointUID: "ckpt-1"}
 }
 
 func TestClaimHasOneWinner(t *testing.T) {
@@ -28,7 +33,7 @@ func TestClaimHasOneWinner(t *testing.T) {
 	for i := range racers {
 		group.Go(func() {
 			p := New(Options{NodeName: string(rune('a' + i)), Checkpoints: server.Client})
-			_, errs[i] = p.claim(t.Context(), handover.PrepareRequest{Namespace: "ns", Pod: "job", PodUID: string(rune('A' + i))})
+			_, errs[i] = p.claim(t.Context(), taskOf(string(rune('A'+i))))
 		})
 	}
 	group.Wait()
@@ -61,7 +66,7 @@ func TestClaimAgain(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			server := checkpointstest.New(t, checkpoint(c.status))
 			p := New(Options{NodeName: "b", Checkpoints: server.Client})
-			got, err := p.claim(t.Context(), handover.PrepareRequest{Namespace: "ns", Pod: "job", PodUID: "new"})
+			got, err := p.claim(t.Context(), taskOf("new"))
 			require.ErrorIs(t, err, c.fault)
 			if c.fault == nil {
 				require.Equal(t, c.attempts, got.Status.Claim.Attempts)
@@ -69,6 +74,23 @@ func TestClaimAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A pod may come to a node that does not fit: admission was down, or its labels said otherwise.
+func TestANodeThatDoesNotFitDoesNotClaim(t *testing.T) {
+	status := waiting()
+	status.Generation.Requirements = map[string]string{placement.Architecture: "amd64", placement.Kernel: "6.18", placement.CRIU: "4.2.1"}
+	server := checkpointstest.New(t, checkpoint(status))
+	offer := placement.Offer{Architecture: "amd64", Kernel: placement.Version{6, 1, 0}, CRIU: placement.Version{4, 2, 1}}
+	request := task{PrepareRequest: handover.PrepareRequest{Namespace: "ns", Pod: "job", PodUID: "new"}, Checkpoint: "job", CheckpointUID: "ckpt-1"}
+	_, err := New(Options{NodeName: "b", Checkpoints: server.Client, Offer: offer}).claim(t.Context(), request)
+	require.ErrorIs(t, err, errUnfit)
+	require.ErrorContains(t, err, "kernel 6.18 or newer, not 6.1")
+	require.Nil(t, server.Get("ns", "job").Status.Claim, "another node may claim it")
+
+	offer.Kernel = placement.Version{6, 18, 2}
+	_, err = New(Options{NodeName: "c", Checkpoints: server.Client, Offer: offer}).claim(t.Context(), request)
+	require.NoError(t, err)
 }
 
 func TestReasonOf(t *testing.T) {

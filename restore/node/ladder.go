@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
@@ -47,19 +48,19 @@ const (
 	outcomeUnknown
 )
 
-// choose picks the rung for pod from what is written down. It is pure.
-func choose(status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, onFailure string) rung {
+// choose picks the rung for pod from what is written down on the Checkpoint that concerns it. It is pure.
+func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, onFailure string) rung {
+	switch relation {
+	case identity.Waiting:
+		return rungRestore
+	case identity.Coming:
+		return rungWait
+	}
 	if g := status.Generation; g != nil && g.Final && g.PodUID == pod {
 		return rungEvacuated
 	}
 	claim, restored := status.Claim, status.Condition(v1alpha1.ConditionRestored)
 	if claim == nil || claim.PodUID != pod || restored == nil {
-		switch {
-		case status.WaitingGeneration() != nil:
-			return rungRestore
-		case status.FinalGeneration() != nil:
-			return rungWait
-		}
 		return rungCreate
 	}
 	giveUp := rungStartClean
@@ -85,21 +86,32 @@ func choose(status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, onFa
 	return giveUp
 }
 
-// claim takes the waiting generation for the pod of req, or counts one more attempt under the claim that it holds.
+// task is a container that is to go on from a Checkpoint's generation.
+type task struct {
+	handover.PrepareRequest
+	Checkpoint    string    `json:"checkpoint"`
+	CheckpointUID types.UID `json:"checkpointUID"`
+}
+
+// claim takes the waiting generation for the pod of t, or counts one more attempt under the claim that it holds.
 // errNothing where another pod was first.
-func (p *Preparer) claim(ctx context.Context, req handover.PrepareRequest) (*v1alpha1.Checkpoint, error) {
-	pod := types.UID(req.PodUID)
-	claimed, err := p.options.Checkpoints.UpdateStatus(ctx, req.Namespace, req.Pod, func(c *v1alpha1.Checkpoint) error {
+func (p *Preparer) claim(ctx context.Context, t task) (*v1alpha1.Checkpoint, error) {
+	pod := types.UID(t.PodUID)
+	claimed, err := p.options.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
 		status := &c.Status
 		now := metav1.NewMicroTime(time.Now())
-		if waiting := status.WaitingGeneration(); waiting != nil {
+		if c.UID != t.CheckpointUID {
+			return errNothing
+		}
+		if identity.Claimable(c, pod) {
+			waiting := status.Generation
 			if missing := placement.Missing(waiting.Requirements, p.options.Offer); missing != nil {
 				return fmt.Errorf("%w: generation %d, taken on node %s, requires %s",
 					errUnfit, waiting.Number, waiting.NodeName, strings.Join(missing, "; "))
 			}
 			status.Epoch++
 			status.Claim = &v1alpha1.Claim{
-				Generation: waiting.Number, Epoch: status.Epoch, NodeName: p.options.NodeName, PodUID: pod, Time: now,
+				Generation: waiting.Number, Epoch: status.Epoch, NodeName: p.options.NodeName, PodName: t.Pod, PodUID: pod, Time: now,
 			}
 			status.Timeline.Claimed = &now
 			status.SetCondition(v1alpha1.ConditionClaimed, metav1.ConditionTrue, v1alpha1.ReasonClaimed,
@@ -116,25 +128,25 @@ func (p *Preparer) claim(ctx context.Context, req handover.PrepareRequest) (*v1a
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("claim generation for pod %s/%s: %w", req.Namespace, req.Pod, err)
+		return nil, fmt.Errorf("claim generation for pod %s/%s: %w", t.Namespace, t.Pod, err)
 	}
 	return claimed, nil
 }
 
 // failed records that the attempt did not bring the pod back.
-func (p *Preparer) failed(ctx context.Context, req handover.PrepareRequest, reason, message string) error {
-	err := p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+func (p *Preparer) failed(ctx context.Context, t task, reason, message string) error {
+	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, reason, message)
 		return nil
 	})
-	p.event(types.UID(req.PodUID), req, "Warning", reason, "not restored: "+message)
+	p.event(types.UID(t.PodUID), t.PrepareRequest, "Warning", reason, "not restored: "+message)
 	return err
 }
 
 // moment writes one moment of the timeline.
-func (p *Preparer) moment(ctx context.Context, req handover.PrepareRequest, set func(*v1alpha1.Timeline, *metav1.MicroTime)) error {
+func (p *Preparer) moment(ctx context.Context, t task, set func(*v1alpha1.Timeline, *metav1.MicroTime)) error {
 	now := metav1.NewMicroTime(time.Now())
-	return p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+	return p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		if c.Status.Timeline != nil {
 			set(c.Status.Timeline, &now)
 		}
@@ -142,11 +154,11 @@ func (p *Preparer) moment(ctx context.Context, req handover.PrepareRequest, set 
 	})
 }
 
-// update changes the Checkpoint's status while the pod of req holds the claim.
-func (p *Preparer) update(ctx context.Context, req handover.PrepareRequest, change func(*v1alpha1.Checkpoint) error) error {
-	_, err := p.options.Checkpoints.UpdateStatus(ctx, req.Namespace, req.Pod, func(c *v1alpha1.Checkpoint) error {
-		if c.Status.Claim == nil || string(c.Status.Claim.PodUID) != req.PodUID {
-			return fmt.Errorf("pod %s/%s of UID %s does not hold the claim", req.Namespace, req.Pod, req.PodUID)
+// update changes the Checkpoint's status while the pod of t holds the claim.
+func (p *Preparer) update(ctx context.Context, t task, change func(*v1alpha1.Checkpoint) error) error {
+	_, err := p.options.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
+		if c.UID != t.CheckpointUID || c.Status.Claim == nil || string(c.Status.Claim.PodUID) != t.PodUID {
+			return fmt.Errorf("pod %s/%s of UID %s does not hold the claim of checkpoint %s", t.Namespace, t.Pod, t.PodUID, t.Checkpoint)
 		}
 		return change(c)
 	})

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -45,23 +46,19 @@ func claimed(reason string, attempts int32) *v1alpha1.CheckpointStatus {
 }
 
 func TestChoose(t *testing.T) {
-	unreleased := waiting()
-	unreleased.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionFalse, v1alpha1.ReasonEvicting, "")
-	notDurable := waiting()
-	notDurable.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionFalse, v1alpha1.ReasonBucketFailed, "")
 	for _, c := range []struct {
-		name   string
-		status *v1alpha1.CheckpointStatus
-		pod    string
-		last   outcome
-		fail   bool
-		want   rung
+		name     string
+		relation identity.Relation
+		status   *v1alpha1.CheckpointStatus
+		pod      string
+		last     outcome
+		fail     bool
+		want     rung
 	}{
 		{name: "nothing known", status: &v1alpha1.CheckpointStatus{}, pod: "new", want: rungCreate},
-		{name: "generation waits", status: waiting(), pod: "new", want: rungRestore},
+		{name: "generation waits", relation: identity.Waiting, status: waiting(), pod: "new", want: rungRestore},
+		{name: "source is being evacuated", relation: identity.Coming, status: &v1alpha1.CheckpointStatus{}, pod: "new", want: rungWait},
 		{name: "the source itself starts again", status: waiting(), pod: "old", want: rungEvacuated},
-		{name: "source not released", status: unreleased, pod: "new", want: rungWait},
-		{name: "not durable", status: notDurable, pod: "new", want: rungCreate},
 		{name: "claimed by another pod", status: claimed(v1alpha1.ReasonRestored, 1), pod: "third", want: rungCreate},
 		{name: "restored, then exited", status: claimed(v1alpha1.ReasonRestored, 1), pod: "new", want: rungCreate},
 		{name: "first attempt failed", status: claimed(v1alpha1.ReasonRestoreFailed, 1), pod: "new", want: rungRestore},
@@ -82,7 +79,10 @@ func TestChoose(t *testing.T) {
 			if c.fail {
 				onFailure = "fail"
 			}
-			require.Equal(t, c.want, choose(c.status, types.UID(c.pod), c.last, onFailure))
+			if c.relation == identity.Nothing {
+				c.relation = identity.Own
+			}
+			require.Equal(t, c.want, choose(c.relation, c.status, types.UID(c.pod), c.last, onFailure))
 		})
 	}
 }

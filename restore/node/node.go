@@ -1,8 +1,8 @@
 // Package node is the restoring side of a node: it answers lifeboat-runtime, which asks before every container it
 // creates whether a generation waits for it.
 //
-// The way down is prepare: who is this pod, which rung of the ladder is it on (ladder.go), claim, fence, fetch, apply,
-// hand over. What holds:
+// The way down is prepare: which Checkpoint concerns this pod (package identity), which rung of the ladder is it on
+// (ladder.go), claim, fence, fetch, apply, hand over. What holds:
 //
 //   - Claim is one optimistic update of the Checkpoint's status. It is the step that makes at most one pod restore a
 //     generation; the fence in the bucket behind it keeps the older epoch from committing any more.
@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
@@ -44,6 +45,8 @@ const (
 	tryEvery, tryAtMost = 250 * time.Millisecond, 4 * time.Second
 	// fetchAttempts is how often a fetch goes on before the claim is tried anew, from its beginning.
 	fetchAttempts = 4
+	// eventNotAwaited is the reason of the event on a pod that started while what it may have continued was on its way.
+	eventNotAwaited = "NotAwaited"
 )
 
 // errRefused: the container must not start, and asking again makes no sense.
@@ -53,8 +56,8 @@ var errRefused = errors.New("refused")
 var errElsewhere = errors.New("the bucket that this agent is set to is not the one that the job was stored in, or the key differs " +
 	"(compare LIFEBOAT_BUCKET, LIFEBOAT_CLUSTER and Secret lifeboat-key)")
 
-// errWait: a final generation is there, but its source has not been released yet.
-var errWait = errors.New("the pod before this one has not been released yet")
+// errWait: a pod that this one may continue is being evacuated.
+var errWait = errors.New("a pod that this one may continue is still being evacuated")
 
 // EventNodeUnfit is the reason of the event that tells that a pod came to a node that cannot restore its generation.
 const EventNodeUnfit = "NodeUnfit"
@@ -114,21 +117,25 @@ func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (ha
 		p.options.Log.Warn().Err(err).Str("namespace", req.Namespace).Str("pod", req.Pod).Msg("not prepared yet, trying again")
 		select {
 		case <-ctx.Done():
+			if errors.Is(err, errWait) {
+				return p.notAwaited(req, err), nil
+			}
 			return handover.PrepareReply{}, err
 		case <-time.After(wait):
 		}
 	}
 }
 
+// notAwaited starts a pod that has waited for as long as a create may take. Nothing is claimed by it, and its owner made it
+// to run beside or after the one that is evacuated.
+func (p *Preparer) notAwaited(req handover.PrepareRequest, waited error) handover.PrepareReply {
+	p.event(types.UID(req.PodUID), req, corev1.EventTypeWarning, eventNotAwaited,
+		fmt.Sprintf("started from the beginning after %s: %s", prepareTime, waited))
+	return p.create()
+}
+
 // step takes one step on the ladder: an answer, or an error that says what is still missing.
 func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
-	checkpoint, err := p.options.Checkpoints.Get(ctx, req.Namespace, req.Pod)
-	if apierrors.IsNotFound(err) {
-		return p.create(), nil
-	}
-	if err != nil {
-		return handover.PrepareReply{}, err
-	}
 	pod, err := p.options.Client.CoreV1().Pods(req.Namespace).Get(ctx, req.Pod, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return handover.PrepareReply{}, fmt.Errorf("get pod %s/%s: %w", req.Namespace, req.Pod, err)
@@ -136,25 +143,34 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	if err != nil || string(pod.UID) != req.PodUID {
 		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s of UID %s is gone", errRefused, req.Namespace, req.Pod, req.PodUID)
 	}
+	points, err := p.options.Checkpoints.Of(ctx, pod)
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
+	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
+	if relation == identity.Nothing {
+		return p.create(), nil
+	}
 	outcome, err := p.outcome(ctx, req.PodUID)
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
-	switch choose(&checkpoint.Status, pod.UID, outcome, pod.Annotations[v1alpha1.AnnotationOnRestoreFailure]) {
+	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID}
+	switch choose(relation, &checkpoint.Status, pod.UID, outcome, pod.Annotations[v1alpha1.AnnotationOnRestoreFailure]) {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
 		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s has been evacuated from this node and must not start again",
 			errRefused, req.Namespace, req.Pod)
 	case rungWait:
-		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errWait)
+		return handover.PrepareReply{}, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, checkpoint.Name, errWait)
 	case rungFail:
 		return handover.PrepareReply{}, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
 			errRefused, req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
 	case rungStartClean:
-		return p.startClean(ctx, req)
+		return p.startClean(ctx, t)
 	default:
-		return p.restore(ctx, req, pod)
+		return p.restore(ctx, t)
 	}
 }
 
@@ -162,40 +178,41 @@ func (p *Preparer) create() handover.PrepareReply {
 	return handover.PrepareReply{Action: handover.ActionCreate}
 }
 
-// restore claims the waiting generation, or goes on under the claim that the pod holds, and brings its state here.
-func (p *Preparer) restore(ctx context.Context, req handover.PrepareRequest, pod *corev1.Pod) (handover.PrepareReply, error) {
-	checkpoint, err := p.claim(ctx, req)
+// restore claims the waiting generation, or goes on under the claim that the pod holds, and brings its state here. Where
+// another pod was first, the next step finds what else waits.
+func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, error) {
+	checkpoint, err := p.claim(ctx, t)
 	if errors.Is(err, errNothing) {
-		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: another pod has claimed the generation in this moment", req.Namespace, req.Pod)
+		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: another pod has claimed checkpoint %s in this moment", t.Namespace, t.Pod, t.Checkpoint)
 	}
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
-	log := p.options.Log.With().Str("namespace", req.Namespace).Str("pod", req.Pod).
+	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("checkpoint", t.Checkpoint).
 		Int64("generation", checkpoint.Status.Claim.Generation).Int64("epoch", checkpoint.Status.Epoch).Logger()
 	log.Info().Int32("attempt", checkpoint.Status.Claim.Attempts).Msg("claimed")
-	p.event(pod.UID, req, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
-		fmt.Sprintf("restoring generation %d", checkpoint.Status.Claim.Generation))
+	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
+		fmt.Sprintf("restoring generation %d of checkpoint %s", checkpoint.Status.Claim.Generation, t.Checkpoint))
 
-	dir := filepath.Join(p.options.WorkDir, filepath.Base(req.ContainerID))
+	dir := filepath.Join(p.options.WorkDir, filepath.Base(t.ContainerID))
 	reply := handover.PrepareReply{
 		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, imagesName), WorkPath: filepath.Join(dir, workName),
 		CRIUConfig: p.options.CRIUConfig,
 	}
 	begin := time.Now()
-	bytes, err := p.fetch(ctx, req, checkpoint, reply)
+	bytes, err := p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
 	if err != nil {
 		reason := reasonOf(err)
-		if fault := p.failed(ctx, req, reason, err.Error()); fault != nil {
+		if fault := p.failed(ctx, t, reason, err.Error()); fault != nil {
 			err = errors.Join(err, fault)
 		}
-		return handover.PrepareReply{}, errors.Join(err, p.dropImages(req.ContainerID))
+		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
 	}
 	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")
-	if err := p.moment(ctx, req, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
-		return handover.PrepareReply{}, errors.Join(err, p.dropImages(req.ContainerID))
+	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
+		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
 	}
-	if err := p.handOver(req); err != nil {
+	if err := p.handOver(t); err != nil {
 		return handover.PrepareReply{}, err
 	}
 	return reply, nil
@@ -288,12 +305,12 @@ func (p *Preparer) dropImages(containerID string) error {
 }
 
 // startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
-func (p *Preparer) startClean(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
-	if err := errors.Join(p.clearVolumes(req), p.resetLayer(ctx, req)); err != nil {
+func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareReply, error) {
+	if err := errors.Join(p.clearVolumes(t.PrepareRequest), p.resetLayer(ctx, t.PrepareRequest)); err != nil {
 		return handover.PrepareReply{}, err
 	}
 	var cause string
-	err := p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		cause = c.Status.Condition(v1alpha1.ConditionRestored).Message
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, cause)
 		return nil
@@ -301,7 +318,7 @@ func (p *Preparer) startClean(ctx context.Context, req handover.PrepareRequest) 
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
-	p.event(types.UID(req.PodUID), req, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
+	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
 		"started from the beginning, for its generation could not be restored: "+cause)
 	return p.create(), nil
 }

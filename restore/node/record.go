@@ -31,12 +31,12 @@ func (p *Preparer) recordPath(containerID string) string {
 }
 
 // handOver writes the record, durably: after a crash it alone tells that CRIU may have been started.
-func (p *Preparer) handOver(req handover.PrepareRequest) error {
-	content, err := json.Marshal(req)
+func (p *Preparer) handOver(t task) error {
+	content, err := json.Marshal(t)
 	if err != nil {
 		return fmt.Errorf("encode handover: %w", err)
 	}
-	f, err := os.OpenFile(p.recordPath(req.ContainerID), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(p.recordPath(t.ContainerID), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("record handover: %w", err)
 	}
@@ -51,12 +51,12 @@ func (p *Preparer) handOver(req handover.PrepareRequest) error {
 }
 
 // handedOver reads the records of this node.
-func (p *Preparer) handedOver() ([]handover.PrepareRequest, error) {
+func (p *Preparer) handedOver() ([]task, error) {
 	names, err := filepath.Glob(filepath.Join(p.options.HostRoot, p.options.WorkDir, "*", recordName))
 	if err != nil {
 		return nil, fmt.Errorf("list handovers: %w", err)
 	}
-	var records []handover.PrepareRequest
+	var records []task
 	for _, name := range names {
 		content, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -65,11 +65,11 @@ func (p *Preparer) handedOver() ([]handover.PrepareRequest, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read handover: %w", err)
 		}
-		var req handover.PrepareRequest
-		if err := json.Unmarshal(content, &req); err != nil {
+		var t task
+		if err := json.Unmarshal(content, &t); err != nil {
 			return nil, fmt.Errorf("decode handover %s: %w", name, err)
 		}
-		records = append(records, req)
+		records = append(records, t)
 	}
 	return records, nil
 }
@@ -193,28 +193,28 @@ func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error
 	if err != nil {
 		return fmt.Errorf("read handover of container %s: %w", res.ContainerID, err)
 	}
-	var req handover.PrepareRequest
-	if err := json.Unmarshal(content, &req); err != nil {
+	var t task
+	if err := json.Unmarshal(content, &t); err != nil {
 		return fmt.Errorf("decode handover of container %s: %w", res.ContainerID, err)
 	}
 	if res.Error == "" {
-		return p.restored(ctx, req)
+		return p.restored(ctx, t)
 	}
-	p.options.Log.Error().Str("namespace", req.Namespace).Str("pod", req.Pod).Str("cause", res.Error).Msg("restore failed")
-	if err := p.failed(ctx, req, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
+	p.options.Log.Error().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("cause", res.Error).Msg("restore failed")
+	if err := p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
 		return err
 	}
-	return p.dropImages(req.ContainerID)
+	return p.dropImages(t.ContainerID)
 }
 
 // restored records that the pod runs again, and removes its images, which CRIU has read to the end.
-func (p *Preparer) restored(ctx context.Context, req handover.PrepareRequest) error {
+func (p *Preparer) restored(ctx context.Context, t task) error {
 	now := metav1.NowMicro()
 	var number int64
-	err := p.update(ctx, req, func(c *v1alpha1.Checkpoint) error {
+	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		number = c.Status.Claim.Generation
-		if t := c.Status.Timeline; t != nil && t.Resumed == nil {
-			t.Resumed = &now
+		if l := c.Status.Timeline; l != nil && l.Resumed == nil {
+			l.Resumed = &now
 		}
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored,
 			fmt.Sprintf("generation %d runs on node %s", number, p.options.NodeName))
@@ -223,8 +223,8 @@ func (p *Preparer) restored(ctx context.Context, req handover.PrepareRequest) er
 	if err != nil {
 		return err
 	}
-	p.options.Log.Info().Str("namespace", req.Namespace).Str("pod", req.Pod).Int64("generation", number).Msg("restored")
-	p.event(types.UID(req.PodUID), req, corev1.EventTypeNormal, v1alpha1.ReasonRestored,
-		fmt.Sprintf("goes on from generation %d", number))
-	return p.dropImages(req.ContainerID)
+	p.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", number).Msg("restored")
+	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonRestored,
+		fmt.Sprintf("goes on from generation %d of checkpoint %s", number, t.Checkpoint))
+	return p.dropImages(t.ContainerID)
 }

@@ -32,7 +32,9 @@ func handedOverScene(t *testing.T, running bool) (*Preparer, *checkpointstest.Se
 	})
 	dir := filepath.Join(host, "restore", "c1")
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, imagesName), 0o700))
-	require.NoError(t, p.handOver(handover.PrepareRequest{ContainerID: "c1", Namespace: "ns", Pod: "job", PodUID: "new", Container: "main"}))
+	require.NoError(t, p.handOver(task{Checkpoint: "job", CheckpointUID: "ckpt-1", PrepareRequest: handover.PrepareRequest{
+		ContainerID: "c1", Namespace: "ns", Pod: "job", PodUID: "new", Container: "main",
+	}}))
 	return p, server, dir
 }
 

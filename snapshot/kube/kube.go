@@ -19,6 +19,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
@@ -64,14 +65,15 @@ func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 	return targets, nil
 }
 
-// ofPod returns the targets of one pod, none where it has no Checkpoint or is not protectable.
+// ofPod returns the targets of one pod, none where it bears no Checkpoint or is not protectable.
 func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snapshot.Container) ([]snapshot.Target, error) {
-	checkpoint, err := j.Checkpoints.Get(ctx, pod.Namespace, pod.Name)
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
+	points, err := j.Checkpoints.Of(ctx, pod)
 	if err != nil {
 		return nil, err
+	}
+	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
+	if relation != identity.Own {
+		return nil, nil
 	}
 	status := &checkpoint.Status
 	if status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status) {

@@ -1,4 +1,4 @@
-// Package checkpoints is the typed client of the Checkpoint kind for the agent: get, list, and the one way in which an
+// Package checkpoints is the typed client of the Checkpoint kind for the agent: get, find, and the one way in which an
 // agent writes, an optimistic update of the status.
 package checkpoints
 
@@ -6,12 +6,16 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -47,13 +51,33 @@ func (c *Client) Get(ctx context.Context, namespace, name string) (*v1alpha1.Che
 	return out, nil
 }
 
-// List returns the Checkpoints of all namespaces.
-func (c *Client) List(ctx context.Context) (*v1alpha1.CheckpointList, error) {
-	out := &v1alpha1.CheckpointList{}
-	if err := c.rest.Get().Resource(resource).Do(ctx).Into(out); err != nil {
-		return nil, fmt.Errorf("list checkpoints: %w", err)
+// Of returns the Checkpoints that the pod may have to do with, for identity.Find: those of its key, and the one that it
+// bears, also where its owner or its labels have changed since and its key with them.
+func (c *Client) Of(ctx context.Context, pod *corev1.Pod) ([]v1alpha1.Checkpoint, error) {
+	var points []v1alpha1.Checkpoint
+	if id, err := identity.Of(pod); err == nil {
+		selector := labels.Set{v1alpha1.LabelIdentity: identity.Key(id)}.String()
+		if points, err = c.list(ctx, pod.Namespace, metav1.ListOptions{LabelSelector: selector}); err != nil {
+			return nil, err
+		}
 	}
-	return out, nil
+	for i := range points {
+		if p := points[i].Status.Pod; p != nil && p.UID == pod.UID {
+			return points, nil
+		}
+	}
+	selector := fields.OneTermEqualSelector("status.pod.uid", string(pod.UID)).String()
+	own, err := c.list(ctx, pod.Namespace, metav1.ListOptions{FieldSelector: selector})
+	return append(points, own...), err
+}
+
+func (c *Client) list(ctx context.Context, namespace string, options metav1.ListOptions) ([]v1alpha1.Checkpoint, error) {
+	out := &v1alpha1.CheckpointList{}
+	err := c.rest.Get().Namespace(namespace).Resource(resource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(out)
+	if err != nil {
+		return nil, fmt.Errorf("list checkpoints of namespace %s: %w", namespace, err)
+	}
+	return out.Items, nil
 }
 
 // UpdateStatus reads the Checkpoint, lets change alter its status, and writes it on condition that nobody wrote in

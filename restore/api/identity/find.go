@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
@@ -91,15 +92,15 @@ func continues(pod *corev1.Pod, points []v1alpha1.Checkpoint, taken map[string]b
 	}
 	key := Key(id)
 	named, _, _ := strings.Cut(pod.Annotations[v1alpha1.AnnotationRestoreFrom], "/")
-	var waiting, coming []*v1alpha1.Checkpoint
+	var waiting, awaited []*v1alpha1.Checkpoint
 	for i := range points {
 		c := &points[i]
 		switch {
-		case c.Labels[v1alpha1.LabelIdentity] != key || c.DeletionTimestamp != nil || c.Status.Ended():
-		case Claimable(c, pod):
+		case c.Labels[v1alpha1.LabelIdentity] != key:
+		case Claimable(c, pod.UID):
 			waiting = append(waiting, c)
-		case c.Status.Evacuating() && c.Status.Pod.UID != pod.UID && !taken[c.Name] && inTime(c, now):
-			coming = append(coming, c)
+		case coming(c, pod.UID, now) && !taken[c.Name]:
+			awaited = append(awaited, c)
 		}
 	}
 	rank := func(c *v1alpha1.Checkpoint) int {
@@ -123,25 +124,29 @@ func continues(pod *corev1.Pod, points []v1alpha1.Checkpoint, taken map[string]b
 		return strings.Compare(a.Name, b.Name)
 	}
 	slices.SortFunc(waiting, order)
-	slices.SortFunc(coming, order)
+	slices.SortFunc(awaited, order)
 	switch {
 	case len(waiting) > 0:
 		return Waiting, waiting[0]
-	case len(coming) > 0 && pod.Annotations[v1alpha1.AnnotationOnWaiting] != "start":
-		return Coming, coming[0]
+	case len(awaited) > 0 && pod.Annotations[v1alpha1.AnnotationOnWaiting] != "start":
+		return Coming, awaited[0]
 	}
 	return Nothing, nil
 }
 
-// Claimable tells whether the Checkpoint has a generation that the pod may claim as far as the Checkpoint goes: final, its
-// source another pod, nobody's yet. That the source is gone from the API is not asked for: it is frozen for good, and a pod
-// that bears its name proves that it is gone.
-func Claimable(c *v1alpha1.Checkpoint, pod *corev1.Pod) bool {
+// Claimable tells whether the Checkpoint has a generation that the pod of that UID may claim as far as the Checkpoint goes:
+// final, its source another pod, nobody's yet. That the source is gone from the API is not asked for: it is frozen for good,
+// and a pod that bears its name proves that it is gone.
+func Claimable(c *v1alpha1.Checkpoint, pod types.UID) bool {
 	gen := c.Status.FinalGeneration()
-	return gen != nil && gen.PodUID != pod.UID
+	return gen != nil && gen.PodUID != pod && c.DeletionTimestamp == nil && !c.Status.Ended()
 }
 
-func inTime(c *v1alpha1.Checkpoint, now time.Time) bool {
+// coming tells whether another pod's evacuation may still give the Checkpoint a generation.
+func coming(c *v1alpha1.Checkpoint, pod types.UID, now time.Time) bool {
+	if !c.Status.Evacuating() || c.Status.Pod.UID == pod || c.DeletionTimestamp != nil || c.Status.Ended() {
+		return false
+	}
 	deadline := c.Status.Timeline.Deadline
 	return deadline == nil || now.Before(deadline.Add(deadlineSlack))
 }

@@ -54,7 +54,9 @@ func started(p *corev1.Pod) {
 
 func TestFind(t *testing.T) {
 	all := func(points ...v1alpha1.Checkpoint) []v1alpha1.Checkpoint { return points }
-	p := func(name string, change ...func(*v1alpha1.Checkpoint)) v1alpha1.Checkpoint { return point(t, name, change...) }
+	p := func(name string, change ...func(*v1alpha1.Checkpoint)) v1alpha1.Checkpoint {
+		return point(t, name, change...)
+	}
 	for _, c := range []struct {
 		name   string
 		pod    []func(*corev1.Pod)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,8 +80,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/apis/"+v1alpha1.GroupVersion.String())
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	switch {
-	case r.Method == http.MethodGet && len(parts) == 1:
-		s.list(w)
+	case r.Method == http.MethodGet && len(parts) == 3:
+		s.list(w, parts[1], r.URL.Query())
 	case r.Method == http.MethodGet && len(parts) == 4:
 		s.get(w, parts[1]+"/"+parts[3])
 	case r.Method == http.MethodPut && len(parts) == 5 && parts[4] == "status":
@@ -90,12 +91,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) list(w http.ResponseWriter) {
+// list knows one label and one field, by which identity's lookup asks.
+func (s *Server) list(w http.ResponseWriter, namespace string, query url.Values) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := v1alpha1.CheckpointList{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "CheckpointList"}}
+	label, labelled := strings.CutPrefix(query.Get("labelSelector"), v1alpha1.LabelIdentity+"=")
+	field, fielded := strings.CutPrefix(query.Get("fieldSelector"), "status.pod.uid=")
 	for _, o := range s.objects {
-		list.Items = append(list.Items, *o)
+		if o.Namespace == namespace && (!labelled || o.Labels[v1alpha1.LabelIdentity] == label) &&
+			(!fielded || o.Status.Pod != nil && string(o.Status.Pod.UID) == field) {
+			list.Items = append(list.Items, *o.DeepCopy())
+		}
 	}
 	answer(w, http.StatusOK, list)
 }
