@@ -14,7 +14,7 @@ import (
 func bare(change ...func(*corev1.Pod)) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: identity.Namespace, Name: identity.Name, Finalizers: []string{kubeletFinalizer},
+			Namespace: subject.Namespace, Name: subject.Name, Finalizers: []string{kubeletFinalizer},
 			Labels: map[string]string{v1alpha1.LabelProtect: "true", "app": "train"},
 		},
 		Spec:   corev1.PodSpec{NodeName: "a", Containers: []corev1.Container{{Name: "main", Image: "train:1"}}},
@@ -106,7 +106,7 @@ func (w *world) claim(node string) {
 	pod := w.pod()
 	w.agentWrites(func(s *v1alpha1.CheckpointStatus) {
 		s.Epoch++
-		s.Claim = &v1alpha1.Claim{Generation: s.Generation.Number, Epoch: s.Epoch, NodeName: node, PodUID: pod.UID, Time: metav1.NewMicroTime(w.now)}
+		s.Claim = &v1alpha1.Claim{Generation: s.Generation.Number, Epoch: s.Epoch, NodeName: node, PodName: pod.Name, PodUID: pod.UID, Time: metav1.NewMicroTime(w.now)}
 		s.SetCondition(v1alpha1.ConditionClaimed, metav1.ConditionTrue, v1alpha1.ReasonClaimed, "")
 		s.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonRestoreImpending, "")
 	})

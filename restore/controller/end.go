@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,39 +13,74 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
+// lostKept is how long the Checkpoint of an owned pod that was lost stays to be looked at. The owner has made another pod,
+// and nobody else tidies up.
+const lostKept = 10 * time.Minute
+
 // end takes the Checkpoint away when its job is over, and says so when a pod is lost instead. A Checkpoint lives as
-// long as one job: another pod under the same name is another job and gets a Checkpoint of its own.
+// long as one job: another pod under the same name that does not continue it is another job and gets one of its own.
 func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
-	if o.checkpoint == nil {
-		return goOn, nil
-	}
 	s := &o.checkpoint.Status
 	stage := StageOf(s)
 	switch {
-	case o.pod == nil:
+	case o.claimer != nil:
+		return goOn, nil // follow makes it the bearer
+	case o.pod != nil:
+		return r.endWithPod(ctx, o, stage)
+	case o.other == nil:
 		return r.endWithoutPod(ctx, o, stage)
-	case s.Pod == nil || bears(s, o.pod.UID):
-		if stage == StageNone && o.pod.Labels[v1alpha1.LabelProtect] != "true" {
-			return done, r.deleteCheckpoint(ctx, o)
-		}
-		if stage == StageClaimed && o.pod.Status.Phase == corev1.PodFailed {
-			return done, r.claimLost(ctx, o, "ended")
-		}
-	case s.Claim != nil && s.Claim.PodUID == o.pod.UID:
-		// The claiming pod: follow makes it the bearer.
 	case stage == StageNone || stage == StageFailed || stage == StageClaimed:
 		return lookAgain(conflictDelay), r.makeWay(ctx, o)
-	case stage == StageEvacuating:
+	case stage == StageEvacuating && o.bare():
 		return done, r.nameTaken(ctx, o)
 	}
 	return goOn, nil
 }
 
+func (r *Reconciler) endWithPod(ctx context.Context, o *observation, stage Stage) (verdict, error) {
+	s := &o.checkpoint.Status
+	switch {
+	case stage == StageNone && !evacuated(s) && (o.pod.Labels[v1alpha1.LabelProtect] != "true" || !ownedAsBefore(o)):
+		return done, r.deleteCheckpoint(ctx, o)
+	case stage == StageNone && !evacuated(s) && s.Generation == nil:
+		// A pod that continues another's generation needs no Checkpoint of its own beside that one.
+		continuing, err := r.claims(ctx, o.pod)
+		if err != nil || !continuing {
+			return goOn, err
+		}
+		return done, r.deleteCheckpoint(ctx, o)
+	case stage == StageClaimed && s.Claim.PodUID == o.pod.UID && o.pod.Status.Phase == corev1.PodFailed:
+		return done, r.claimLost(ctx, o, "ended")
+	}
+	return goOn, nil
+}
+
+// ownedAsBefore tells whether the bearer still has the owner that it had: one that was orphaned or adopted is continued by
+// other pods than before, and gets a Checkpoint that says so.
+func ownedAsBefore(o *observation) bool {
+	was, is := o.checkpoint.Spec.Identity.Owner, metav1.GetControllerOf(o.pod)
+	if was == nil || is == nil {
+		return (was == nil) == (is == nil)
+	}
+	return was.UID == is.UID
+}
+
+// claims tells whether the pod holds a claim on any Checkpoint.
+func (r *Reconciler) claims(ctx context.Context, pod *corev1.Pod) (bool, error) {
+	points, err := r.concerning(ctx, r.Client, pod)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(points, func(c v1alpha1.Checkpoint) bool {
+		return c.Status.Claim != nil && c.Status.Claim.PodUID == pod.UID
+	}), nil
+}
+
 // makeWay deletes the Checkpoint of a job that is over where another pod bears its name now. Past the cache, for a cache
 // may show a pod of before the one that the Checkpoint speaks of.
 func (r *Reconciler) makeWay(ctx context.Context, o *observation) error {
-	live, err := get(ctx, r.Live, o.NamespacedName, &corev1.Pod{})
-	if err != nil || live == nil || live.UID != o.pod.UID {
+	live, err := get(ctx, r.Live, client.ObjectKeyFromObject(o.other), &corev1.Pod{})
+	if err != nil || live == nil || live.UID != o.other.UID {
 		return err
 	}
 	return r.deleteCheckpoint(ctx, o)
@@ -67,13 +103,31 @@ func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage St
 		if left := r.untilDeadline(&o.checkpoint.Status); stage == StageEvacuating && left > 0 {
 			return lookAgain(left), nil // the agent may have the dump and be uploading it
 		}
-		return done, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
+		return r.lost(ctx, o, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
 			"the pod left during an interruption without a durable final generation: see condition Evacuated; " +
-				"start it again, or delete the Checkpoint"})
+				"start it again, or delete the Checkpoint"}))
 	case StageClaimed:
-		return done, r.claimLost(ctx, o, "left")
+		return r.lost(ctx, o, r.claimLost(ctx, o, "left"))
 	}
 	return goOn, nil
+}
+
+// lost takes the Checkpoint of a lost pod away after a while where an owner has made another pod by then.
+func (r *Reconciler) lost(ctx context.Context, o *observation, told error) (verdict, error) {
+	if told != nil || o.bare() {
+		return done, told
+	}
+	s := &o.checkpoint.Status
+	var last time.Time
+	for _, at := range []*metav1.MicroTime{s.Timeline.Notice, s.Timeline.Deadline, s.Timeline.Released, s.Timeline.Claimed} {
+		if at != nil && at.After(last) {
+			last = at.Time
+		}
+	}
+	if left := last.Add(lostKept).Sub(r.Now()); left > 0 {
+		return lookAgain(left), nil
+	}
+	return done, r.deleteCheckpoint(ctx, o)
 }
 
 // untilDeadline is the time left to the agent, zero where the deadline is past or unknown. It only decides when a lost pod
@@ -99,7 +153,7 @@ func (r *Reconciler) deleteCheckpoint(ctx context.Context, o *observation) error
 func (r *Reconciler) nameTaken(ctx context.Context, o *observation) error {
 	return r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonNameTaken, fmt.Sprintf(
 		"pod %s (uid %s) bears the name, but Lifeboat did not create it: delete it to have the interrupted job go on, "+
-			"or delete Checkpoint %s to give the job up", o.pod.Name, o.pod.UID, o.Name)})
+			"or delete Checkpoint %s to give the job up", o.other.Name, o.other.UID, o.Name)})
 }
 
 // leaving tells whether somebody wants the pod gone who does not act for the cluster. Eviction (kubectl drain, spot

@@ -228,8 +228,8 @@ func TestATemplateOfAnEarlierPodIsRenewed(t *testing.T) {
 	template, err := TemplateOf(bare())
 	require.NoError(t, err)
 	require.NoError(t, w.raw.Create(t.Context(), &v1alpha1.Checkpoint{
-		ObjectMeta: metav1.ObjectMeta{Namespace: identity.Namespace, Name: identity.Name},
-		Spec:       v1alpha1.CheckpointSpec{Identity: v1alpha1.Identity{Kind: "Pod", Name: identity.Name}, Template: template},
+		ObjectMeta: metav1.ObjectMeta{Namespace: subject.Namespace, Name: subject.Name},
+		Spec:       v1alpha1.CheckpointSpec{Identity: v1alpha1.Identity{Kind: "Pod", Name: subject.Name}, Template: template},
 	}))
 	w.userCreates(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "train:2" })
 	w.settle()

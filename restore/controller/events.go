@@ -25,6 +25,8 @@ const (
 	EventReplaced = "Replaced"
 	// EventReplaceFailed: the API server refused the replacement pod.
 	EventReplaceFailed = "ReplaceFailed"
+	// EventGivenUp: nobody needs the waiting generation any more.
+	EventGivenUp = "GivenUp"
 	// EventReplacementRejected: the replacement failed before it claimed its generation; another one follows.
 	EventReplacementRejected = "ReplacementRejected"
 )
@@ -42,10 +44,14 @@ type note struct {
 	checkpoint                 *v1alpha1.Checkpoint
 }
 
-// tell notes one event on the pod and one on the Checkpoint, where they exist. They are written when the reconciliation
+// tell notes one event on the pod that is spoken of and one on the Checkpoint, where they exist. They are written when the reconciliation
 // ends: no step of the path waits for them.
 func (o *observation) tell(kind, reason, action, text string) {
-	o.notes = append(o.notes, note{kind, reason, action, text, o.pod, o.checkpoint})
+	pod := o.pod
+	if pod == nil {
+		pod = o.other
+	}
+	o.notes = append(o.notes, note{kind, reason, action, text, pod, o.checkpoint})
 }
 
 func (r *Reconciler) writeEvents(ctx context.Context, notes []note) {

@@ -54,25 +54,17 @@ func judge(pod *corev1.Pod, node *corev1.Node) protectable {
 	return protectable{metav1.ConditionTrue, v1alpha1.ReasonProtected, "protected on node " + pod.Spec.NodeName}
 }
 
-// protect makes the Checkpoint of a labelled pod and keeps ConditionProtectable true to the pod. During an interruption
-// the condition stands as it was: the node is losing its agent, and that is no reason to give up.
+// protect keeps ConditionProtectable true to the bearer. During an interruption the condition stands as it was: the node is
+// losing its agent, and that is no reason to give up.
 func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, error) {
-	if o.pod == nil {
+	if o.pod == nil || !bears(&o.checkpoint.Status, o.pod.UID) {
 		return goOn, nil
-	}
-	if o.checkpoint == nil {
-		if !wanted(o) {
-			return done, nil
-		}
-		if err := r.createCheckpoint(ctx, o); err != nil {
-			return done, err
-		}
 	}
 	s := &o.checkpoint.Status
-	if !bears(s, o.pod.UID) || StageOf(s) != StageNone {
+	if StageOf(s) != StageNone || evacuated(s) {
 		return goOn, nil
 	}
-	if ended(s) {
+	if s.Ended() {
 		return done, nil // what ended stays ended: a notice that comes later finds nobody to save
 	}
 	node, err := r.nodeOf(ctx, o.pod.Spec.NodeName)
@@ -80,38 +72,6 @@ func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, erro
 		return done, err
 	}
 	return goOn, r.setProtectable(ctx, o, judge(o.pod, node))
-}
-
-// wanted tells whether a pod without a Checkpoint is to get one, and names a mistaken label.
-func wanted(o *observation) bool {
-	value, labelled := o.pod.Labels[v1alpha1.LabelProtect]
-	if labelled && value != "true" && value != "false" {
-		o.tell(corev1.EventTypeWarning, EventInvalidLabel, "Protect", fmt.Sprintf(
-			"label %s has the value %q: set it to \"true\" to protect the pod, or to \"false\"", v1alpha1.LabelProtect, value))
-	}
-	return value == "true" && !over(o.pod) && o.pod.DeletionTimestamp == nil
-}
-
-// createCheckpoint makes the object and its first status: two writes. After a crash between them follow does the second.
-func (r *Reconciler) createCheckpoint(ctx context.Context, o *observation) error {
-	template, err := TemplateOf(o.pod)
-	if err != nil {
-		return err
-	}
-	o.checkpoint = &v1alpha1.Checkpoint{
-		ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name},
-		Spec: v1alpha1.CheckpointSpec{
-			Identity: v1alpha1.Identity{Kind: "Pod", Name: o.Name},
-			Template: template,
-		},
-	}
-	if err := r.Client.Create(ctx, o.checkpoint); err != nil {
-		return fmt.Errorf("create checkpoint %s: %w", o.NamespacedName, err)
-	}
-	return r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
-		s.Pod = referenceTo(o.pod)
-		return true
-	})
 }
 
 // renewTemplate takes the template from this pod where another one gave it: the first pod was gone before its

@@ -13,13 +13,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
 // conflictDelay gives the cache time to catch up with the write that got there first.
 const conflictDelay = 20 * time.Millisecond
 
-// Reconciler carries one identity (namespace and name) from protection over release to replacement.
+// Reconciler carries one Checkpoint from protection over release to whoever continues its pod.
 type Reconciler struct {
 	// Client reads Checkpoints, labelled pods and nodes from a cache, and writes.
 	Client client.Client
@@ -33,13 +34,19 @@ type Reconciler struct {
 
 // observation is what one reconciliation looks at. Phases keep it current as they write.
 type observation struct {
+	// NamespacedName is the Checkpoint's.
 	types.NamespacedName
-	// checkpoint and pod are nil where there is none.
+	// checkpoint is nil where there is none.
 	checkpoint *v1alpha1.Checkpoint
-	pod        *corev1.Pod
+	// pod bears the identity, claimer holds the newest claim and does not bear it yet, other has the bearer's name and is
+	// neither. Each is nil where there is none.
+	pod, claimer, other *corev1.Pod
 	// notes are the events to be written.
 	notes []note
 }
+
+// bare tells whether nobody but us replaces the Checkpoint's pod.
+func (o *observation) bare() bool { return o.checkpoint.Spec.Identity.Kind == v1alpha1.KindPod }
 
 // verdict is a phase's answer: whether the phases after it have nothing to do, and when to look again.
 type verdict struct {
@@ -65,63 +72,123 @@ func (r *Reconciler) phases() []phase {
 		{"end", r.end},
 		{"follow", r.follow},
 		{"protect", r.protect},
+		{"tolerate", r.tolerate},
 		{"release", r.release},
 		{"replace", r.replace},
+		{"give up", r.giveUp},
 	}
 }
 
-// Reconcile brings the Checkpoint of one identity one look further. A conflict is no error: somebody else wrote, and
-// the next look sees it.
+// Reconcile brings one Checkpoint one look further, and sees to the pod of the same name, which may be in want of a
+// Checkpoint. A conflict is no error: somebody else wrote, and the next look sees it.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	o, err := r.observe(ctx, req.NamespacedName)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if o.checkpoint != nil && o.checkpoint.DeletionTimestamp != nil {
-		return ctrl.Result{}, nil
-	}
 	defer func() { r.writeEvents(ctx, o.notes) }()
-	for _, p := range r.phases() {
-		v, err := p.run(ctx, o)
-		switch {
-		case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err):
-			log.FromContext(ctx).V(1).Info("view was stale", "phase", p.name, "cause", err.Error())
-			return ctrl.Result{RequeueAfter: conflictDelay}, nil
-		case err != nil:
-			return ctrl.Result{}, fmt.Errorf("%s %s: %w", p.name, req, err)
-		case v.stop:
-			return ctrl.Result{RequeueAfter: v.after}, nil
-		}
+	v, err := r.advance(ctx, o)
+	if err == nil {
+		err = r.enrol(ctx, o)
 	}
-	return ctrl.Result{}, nil
+	switch {
+	case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err):
+		log.FromContext(ctx).V(1).Info("view was stale", "cause", err.Error())
+		return ctrl.Result{RequeueAfter: conflictDelay}, nil
+	case err != nil:
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: v.after}, nil
 }
 
-// observe reads Checkpoint and pod. The cache holds labelled pods only, so a pod that it does not know is asked for once
-// more where a Checkpoint makes the answer matter.
+// advance runs the phases of a Checkpoint.
+func (r *Reconciler) advance(ctx context.Context, o *observation) (verdict, error) {
+	for _, p := range r.phases() {
+		if o.checkpoint == nil || o.checkpoint.DeletionTimestamp != nil {
+			return done, nil
+		}
+		v, err := p.run(ctx, o)
+		if err != nil {
+			return done, fmt.Errorf("%s %s: %w", p.name, o.NamespacedName, err)
+		}
+		if v.stop {
+			return v, nil
+		}
+	}
+	return done, nil
+}
+
+// observe reads Checkpoint and pods. The cache holds labelled pods only and may be behind, so a pod that it does not know
+// is asked for once more.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*observation, error) {
 	o := &observation{NamespacedName: key}
 	var err error
-	if o.checkpoint, err = get(ctx, r.Client, key, &v1alpha1.Checkpoint{}); err != nil {
-		return nil, err
+	if o.checkpoint, err = get(ctx, r.Client, key, &v1alpha1.Checkpoint{}); err != nil || o.checkpoint == nil {
+		return o, err
 	}
-	if o.pod, err = get(ctx, r.Client, key, &corev1.Pod{}); err != nil {
-		return nil, err
-	}
-	if o.pod == nil && o.checkpoint != nil {
-		o.pod, err = get(ctx, r.Live, key, &corev1.Pod{})
-	}
-	return o, err
+	return o, r.assign(ctx, o, r.Client, r.Live)
 }
 
-// refresh reads both once more, past the cache: for steps that no resourceVersion guards. The pod comes first: no claim in
-// a Checkpoint read later means that this pod had none.
+// refresh reads all once more, past the cache: for steps that no resourceVersion guards. The pods come first: no claim in
+// a Checkpoint read later means that none of these pods had one.
 func (r *Reconciler) refresh(ctx context.Context, o *observation) error {
-	var err error
-	if o.pod, err = get(ctx, r.Live, o.NamespacedName, &corev1.Pod{}); err != nil {
+	if err := r.assign(ctx, o, r.Live); err != nil {
 		return err
 	}
+	var err error
 	o.checkpoint, err = get(ctx, r.Live, o.NamespacedName, &v1alpha1.Checkpoint{})
 	return err
+}
+
+// assign finds the pods that the Checkpoint is about.
+func (r *Reconciler) assign(ctx context.Context, o *observation, from ...client.Reader) error {
+	read := func(name string) (pod *corev1.Pod, err error) {
+		for i := 0; i < len(from) && pod == nil && err == nil; i++ {
+			pod, err = get(ctx, from[i], types.NamespacedName{Namespace: o.Namespace, Name: name}, &corev1.Pod{})
+		}
+		return pod, err
+	}
+	o.pod, o.claimer, o.other = nil, nil, nil
+	s := &o.checkpoint.Status
+	name := o.checkpoint.Spec.Identity.Name
+	if s.Pod != nil {
+		name = s.Pod.Name
+	}
+	var claimer v1alpha1.Claim
+	if claimIsNewest(s) && !bears(s, s.Claim.PodUID) {
+		claimer = *s.Claim
+	}
+	pod, err := read(name)
+	switch {
+	case err != nil:
+		return err
+	case pod == nil:
+	case s.Pod == nil && keyOf(pod) == o.checkpoint.Labels[v1alpha1.LabelIdentity], bears(s, pod.UID):
+		o.pod = pod
+	case pod.UID == claimer.PodUID:
+		o.claimer = pod
+	default:
+		o.other = pod
+	}
+	if claimer.PodName != "" && claimer.PodName != name {
+		pod, err := read(claimer.PodName)
+		if err != nil {
+			return err
+		}
+		if pod != nil && pod.UID == claimer.PodUID {
+			o.claimer = pod
+		}
+	}
+	return nil
+}
+
+// keyOf is the key of a pod's identity, empty where it has none.
+func keyOf(pod *corev1.Pod) string {
+	id, err := identity.Of(pod)
+	if err != nil {
+		return ""
+	}
+	return identity.Key(id)
 }
 
 // get reads one object into `into`; nil without an error where it does not exist.

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -22,19 +24,25 @@ const (
 	// forceAfter is how long the source's kubelet has to confirm the eviction. Conditions count whole seconds, so it
 	// may be up to one less.
 	forceAfter = 5 * time.Second
+	// disruptionReason stands on the pod condition DisruptionTarget that we set ourselves.
+	disruptionReason = "EvacuatedByLifeboat"
 )
 
-// release removes the source pod of a durable final generation and records when it is gone. The generation's commit is
-// the fence: its source is frozen and is never thawed, so even a forced removal cannot make the job run twice.
+// release removes the source pod of a durable final generation and records when it is gone, also where the generation has
+// been claimed by then. Its commit is the fence: the source is frozen and is never thawed, so even a forced removal cannot
+// make the job run twice.
 func (r *Reconciler) release(ctx context.Context, o *observation) (verdict, error) {
-	if o.checkpoint == nil || StageOf(&o.checkpoint.Status) != StageFinal {
+	if !evacuated(&o.checkpoint.Status) {
+		if StageOf(&o.checkpoint.Status) == StageFinal {
+			return done, nil // not the bearer's state: nothing to remove, nothing to replace
+		}
+		return goOn, nil
+	}
+	if o.checkpoint.Status.Released() {
 		return goOn, nil
 	}
 	gen := o.checkpoint.Status.Generation
-	if !bears(&o.checkpoint.Status, gen.PodUID) {
-		return done, nil // not the bearer's state: nothing to remove, nothing to replace
-	}
-	if o.pod == nil || o.pod.UID != gen.PodUID {
+	if o.pod == nil {
 		return r.released(ctx, o)
 	}
 	lost, err := r.nodeLost(ctx, gen.NodeName)
@@ -98,6 +106,9 @@ func (r *Reconciler) evict(ctx context.Context, pod *corev1.Pod) error {
 	}}
 	err := r.Client.SubResource("eviction").Create(ctx, pod.DeepCopy(), eviction)
 	if apierrors.IsTooManyRequests(err) {
+		if err := r.disrupt(ctx, pod, pod.Status.Phase); err != nil {
+			return err
+		}
 		return r.deletePod(ctx, pod, releaseGraceSeconds)
 	}
 	if client.IgnoreNotFound(err) != nil {
@@ -106,13 +117,36 @@ func (r *Reconciler) evict(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// remove takes the pod object away without its kubelet's word.
+// disrupt marks the pod as the Eviction API does, for its owner must not hold the deletion against it, and sets its phase.
+func (r *Reconciler) disrupt(ctx context.Context, pod *corev1.Pod, phase corev1.PodPhase) error {
+	after := pod.DeepCopy()
+	marked := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue
+	})
+	if !marked {
+		after.Status.Conditions = append(after.Status.Conditions, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: disruptionReason,
+			Message: "Lifeboat: its node is going, and another pod continues it", LastTransitionTime: metav1.NewTime(r.Now()),
+		})
+	}
+	after.Status.Phase = phase
+	if err := r.Client.Status().Patch(ctx, after, client.StrategicMergeFrom(pod)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("mark pod %s/%s as disrupted: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// remove takes the pod object away without its kubelet's word. A Job counts on the phase to be final before it makes another
+// pod, as Kubernetes' own garbage collector of pods knows, too.
 func (r *Reconciler) remove(ctx context.Context, o *observation, why string) (verdict, error) {
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
 		return r.setReleased(s, metav1.ConditionFalse, v1alpha1.ReasonForcedRemoval,
 			why+": removing the pod object; its frozen process never runs again")
 	})
 	if err != nil {
+		return done, err
+	}
+	if err := r.disrupt(ctx, o.pod, corev1.PodFailed); err != nil {
 		return done, err
 	}
 	return lookAgain(time.Second), r.deletePod(ctx, o.pod, 0)
@@ -130,7 +164,8 @@ func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, graceSecond
 // released records that the source is gone, after asking past the cache.
 func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, error) {
 	uid := o.checkpoint.Status.Generation.PodUID
-	live, err := get(ctx, r.Live, o.NamespacedName, &corev1.Pod{})
+	source := types.NamespacedName{Namespace: o.Namespace, Name: o.checkpoint.Status.Pod.Name}
+	live, err := get(ctx, r.Live, source, &corev1.Pod{})
 	if err != nil {
 		return done, err
 	}
@@ -150,7 +185,7 @@ func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, err
 	if err == nil {
 		log.FromContext(ctx).Info("released", "generation", o.checkpoint.Status.Generation.Number, "pod_uid", uid)
 		o.tell(corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf(
-			"source pod %s is gone; generation %d waits for its replacement", uid, o.checkpoint.Status.Generation.Number))
+			"source pod %s is gone; generation %d goes on in another pod", uid, o.checkpoint.Status.Generation.Number))
 	}
 	return goOn, err
 }

@@ -15,10 +15,10 @@ import (
 // rejectedDelay spaces replacements that fail before their claim.
 const rejectedDelay = 5 * time.Second
 
-// replace creates the pod that restores a waiting generation, at most one: by the identity's name, and only while no
-// claim for the generation exists.
+// replace creates the pod that restores a waiting generation of a bare pod, at most one: by the identity's name, and only
+// while no claim for the generation exists. The replacement of any other pod is its owner's.
 func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, error) {
-	if o.checkpoint == nil || StageOf(&o.checkpoint.Status) != StageWaiting {
+	if !o.bare() || StageOf(&o.checkpoint.Status) != StageWaiting {
 		return goOn, nil
 	}
 	if err := r.refresh(ctx, o); err != nil {
@@ -29,18 +29,18 @@ func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, erro
 	}
 	gen := o.checkpoint.Status.WaitingGeneration()
 	switch {
-	case o.pod == nil:
+	case o.other == nil:
 		return r.createReplacement(ctx, o, gen)
-	case !isReplacement(o.pod, o.checkpoint, gen):
+	case !isReplacement(o.other, o.checkpoint, gen):
 		return done, r.nameTaken(ctx, o)
-	case rejected(o.pod):
-		if age := r.Now().Sub(o.pod.CreationTimestamp.Time); age < rejectedDelay {
+	case rejected(o.other):
+		if age := r.Now().Sub(o.other.CreationTimestamp.Time); age < rejectedDelay {
 			return lookAgain(rejectedDelay - age), nil
 		}
 		o.tell(corev1.EventTypeWarning, EventReplacementRejected, "Replace", fmt.Sprintf(
 			"the replacement failed on node %s before it claimed generation %d: %s; another one follows",
-			o.pod.Spec.NodeName, gen.Number, failure(o.pod)))
-		return lookAgain(conflictDelay), r.deletePod(ctx, o.pod, 0)
+			o.other.Spec.NodeName, gen.Number, failure(o.other)))
+		return lookAgain(conflictDelay), r.deletePod(ctx, o.other, 0)
 	}
 	return done, nil
 }
@@ -59,7 +59,7 @@ func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen 
 	case err != nil:
 		return done, fmt.Errorf("create replacement: %w", err)
 	}
-	o.pod = pod
+	o.other = pod
 	log.FromContext(ctx).Info("replaced", "generation", gen.Number, "pod_uid", pod.UID)
 	o.tell(corev1.EventTypeNormal, EventReplaced, "Replace", fmt.Sprintf(
 		"created the replacement that restores generation %d, taken on node %s", gen.Number, gen.NodeName))

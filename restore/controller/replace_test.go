@@ -16,7 +16,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-func request() ctrl.Request { return ctrl.Request{NamespacedName: identity} }
+func request() ctrl.Request { return ctrl.Request{NamespacedName: subject} }
 
 // waiting is a world whose source has been released and where no replacement has been made.
 func waiting(t *testing.T) *world {

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -49,14 +50,35 @@ func CacheOptions() (cache.Options, error) {
 	}}, nil
 }
 
-// Setup hangs the Reconciler into the manager. Pods and Checkpoints share namespace and name, so each wakes the other's
-// identity; a node wakes the Checkpoints whose pods it bears.
+// indexPods finds Checkpoints by the pods that they name: by UID those that bear or have claimed, by name those that bear.
+const indexPods = "pods"
+
+func podsOf(o client.Object) []string {
+	ck, ok := o.(*v1alpha1.Checkpoint)
+	if !ok {
+		return nil
+	}
+	var out []string
+	if pod := ck.Status.Pod; pod != nil {
+		out = append(out, string(pod.UID), pod.Name)
+	}
+	if claim := ck.Status.Claim; claim != nil {
+		out = append(out, string(claim.PodUID))
+	}
+	return out
+}
+
+// Setup hangs the Reconciler into the manager. A pod wakes its namesake, where a Checkpoint is made, and the Checkpoints that
+// name it; a node wakes the Checkpoints whose pods it bears.
 func (r *Reconciler) Setup(mgr ctrl.Manager) error {
+	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.Checkpoint{}, indexPods, podsOf); err != nil {
+		return fmt.Errorf("index checkpoints by pod: %w", err)
+	}
 	warm := true // a stand-in's cache is filled before it leads, so that it acts at once
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("checkpoint").
 		For(&v1alpha1.Checkpoint{}).
-		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.checkpointsOf)).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.checkpointsOn), builder.WithPredicates(nodeMatters())).
 		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: concurrency, EnableWarmup: &warm}).
 		Complete(r)
@@ -64,6 +86,24 @@ func (r *Reconciler) Setup(mgr ctrl.Manager) error {
 		return fmt.Errorf("set up checkpoint controller: %w", err)
 	}
 	return nil
+}
+
+// checkpointsOf lists the pod's namesake and the Checkpoints that name the pod.
+func (r *Reconciler) checkpointsOf(ctx context.Context, pod client.Object) []reconcile.Request {
+	out := []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(pod)}}
+	for _, value := range []string{string(pod.GetUID()), pod.GetName()} {
+		var list v1alpha1.CheckpointList
+		if err := r.Client.List(ctx, &list, client.InNamespace(pod.GetNamespace()), client.MatchingFields{indexPods: value}); err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "checkpoints of pod not listed", "pod", pod.GetName())
+		}
+		for i := range list.Items {
+			request := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])}
+			if !slices.Contains(out, request) {
+				out = append(out, request)
+			}
+		}
+	}
+	return out
 }
 
 // checkpointsOn lists the identities whose bearer is on the node. Without an answer from the cache nobody is woken, and

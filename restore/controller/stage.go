@@ -17,9 +17,9 @@ const (
 	StageEvacuating Stage = "Evacuating"
 	// StageFailed: the evacuation ended without a final generation.
 	StageFailed Stage = "Failed"
-	// StageFinal: the final generation is durable; its source has still to leave.
+	// StageFinal: the final generation is durable and may be claimed; its source has still to leave.
 	StageFinal Stage = "Final"
-	// StageWaiting: the source is gone, the generation waits for a pod to claim it.
+	// StageWaiting: the same, and the source is gone.
 	StageWaiting Stage = "Waiting"
 	// StageClaimed: a pod holds the claim and neither runs again nor has started clean.
 	StageClaimed Stage = "Claimed"
@@ -28,7 +28,7 @@ const (
 // StageOf reads the stage off a status. A pod whose end was recorded before its notice has no interruption.
 func StageOf(s *v1alpha1.CheckpointStatus) Stage {
 	switch {
-	case ended(s):
+	case s.Ended():
 		return StageNone
 	case s.WaitingGeneration() != nil:
 		return StageWaiting
@@ -44,12 +44,6 @@ func StageOf(s *v1alpha1.CheckpointStatus) Stage {
 	return StageEvacuating
 }
 
-// ended tells whether the end of the bearer was recorded: it exited, or was deleted with no interruption under way.
-func ended(s *v1alpha1.CheckpointStatus) bool {
-	c := s.Condition(v1alpha1.ConditionProtectable)
-	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonPodEnded
-}
-
 // noticed tells whether the notice has come for the pod that bears the identity now.
 func noticed(s *v1alpha1.CheckpointStatus) bool {
 	return s.Timeline != nil && s.Timeline.Notice != nil && s.Pod != nil && s.Timeline.PodUID == s.Pod.UID
@@ -59,6 +53,14 @@ func noticed(s *v1alpha1.CheckpointStatus) bool {
 func claimIsNewest(s *v1alpha1.CheckpointStatus) bool {
 	return s.Claim != nil && s.Generation != nil && s.Timeline != nil &&
 		s.Claim.Generation == s.Generation.Number && s.Timeline.PodUID == s.Generation.PodUID
+}
+
+// evacuated tells whether the bearer is the source of the newest interruption's final generation: frozen for good, to be
+// removed, whether somebody has claimed the generation by now or not.
+func evacuated(s *v1alpha1.CheckpointStatus) bool {
+	gen := s.Generation
+	return gen != nil && gen.Final && s.IsTrue(v1alpha1.ConditionDurable) && s.IsTrue(v1alpha1.ConditionEvacuated) &&
+		s.Timeline != nil && s.Timeline.PodUID == gen.PodUID && bears(s, gen.PodUID) && !s.Ended()
 }
 
 // claimSettled tells whether the claiming pod runs: restored, or started clean after every attempt failed. The claim

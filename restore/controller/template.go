@@ -14,12 +14,16 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-// TemplateOf keeps of a pod what a replacement needs: labels, annotations and spec, defaults and the injected token
+// TemplateOf keeps of a bare pod what a replacement needs: labels, annotations, owners that are no controllers, and spec, defaults and the injected token
 // volume included (admission accepts them a second time). Left out is what belonged to the one pod object: its node,
 // scheduling gates that it has passed, ephemeral containers, and the annotation of an earlier restore.
 func TemplateOf(pod *corev1.Pod) (*runtime.RawExtension, error) {
 	t := corev1.PodTemplateSpec{Spec: *pod.Spec.DeepCopy()}
 	t.Labels = pod.Labels
+	for _, owner := range pod.OwnerReferences {
+		owner.BlockOwnerDeletion = nil // wants rights of its own
+		t.OwnerReferences = append(t.OwnerReferences, owner)
+	}
 	for k, v := range pod.Annotations {
 		if k == v1alpha1.AnnotationRestoreFrom {
 			continue
@@ -48,7 +52,7 @@ func ReplacementOf(ck *v1alpha1.Checkpoint, gen *v1alpha1.GenerationReference) (
 	}
 	pod := &corev1.Pod{Spec: t.Spec}
 	pod.Namespace, pod.Name = ck.Namespace, ck.Spec.Identity.Name
-	pod.Labels, pod.Annotations = t.Labels, t.Annotations
+	pod.Labels, pod.Annotations, pod.OwnerReferences = t.Labels, t.Annotations, t.OwnerReferences
 	metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.AnnotationRestoreFrom, restoreFrom(ck.Name, gen))
 	class := v1alpha1.RuntimeClassName
 	pod.Spec.RuntimeClassName = &class

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,11 +33,12 @@ const kubeletFinalizer = "test/kubelet"
 var (
 	testScheme = sync.OnceValues(NewScheme)
 
-	identity = types.NamespacedName{Namespace: "work", Name: "train"}
+	subject = types.NamespacedName{Namespace: "work", Name: "train"}
 	errCrash = errors.New("the process died")
 )
 
-// world is an API server with nodes a and b, for one identity. Its writes pass through fault and are counted.
+// world is an API server with nodes a and b, for one namespace; the short methods are of the pod and the Checkpoint called
+// subject. Its writes pass through fault and are counted.
 type world struct {
 	t       *testing.T
 	raw     client.WithWatch
@@ -58,7 +60,8 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	log.SetLogger(logr.Discard())
 	w := &world{t: t, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
-	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).Build()
+	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).
+		WithIndex(&v1alpha1.Checkpoint{}, indexPods, podsOf).Build()
 	w.api = interceptor.NewClient(w.raw, interceptor.Funcs{
 		Create: w.create, Delete: w.remove, Patch: w.patch, SubResourcePatch: w.patchStatus, SubResourceCreate: w.evict,
 	})
@@ -134,14 +137,16 @@ func (w *world) deletePod(ctx context.Context, o *corev1.Pod, grace *int64, only
 		return err
 	}
 	if *grace == 0 {
-		w.kubelet()
+		w.kubeletOf(o.Name)
 	}
 	return nil
 }
 
 // kubelet lets go of a pod that is being deleted.
-func (w *world) kubelet() {
-	pod := w.pod()
+func (w *world) kubelet() { w.kubeletOf(subject.Name) }
+
+func (w *world) kubeletOf(name string) {
+	pod := w.podNamed(name)
 	if pod != nil && pod.DeletionTimestamp != nil {
 		controllerutil.RemoveFinalizer(pod, kubeletFinalizer)
 		require.NoError(w.t, w.raw.Update(w.t.Context(), pod))
@@ -154,13 +159,16 @@ func (w *world) patch(ctx context.Context, c client.WithWatch, o client.Object, 
 
 func (w *world) patchStatus(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
 	return w.write(func() error {
+		if _, isPod := o.(*corev1.Pod); isPod {
+			return c.SubResource(sub).Patch(ctx, o, p, opts...)
+		}
 		data, err := p.Data(o)
 		require.NoError(w.t, err)
 		require.Contains(w.t, string(data), `"resourceVersion"`, "a status write without its version loses updates")
 		if err := c.SubResource(sub).Patch(ctx, o, p, opts...); err != nil {
 			return err
 		}
-		for _, have := range w.checkpoint().Status.Conditions {
+		for _, have := range w.checkpointNamed(o.GetName()).Status.Conditions {
 			require.True(w.t, v1alpha1.KnownReason(have.Type, have.Reason), "%s/%s", have.Type, have.Reason)
 		}
 		return nil
@@ -179,14 +187,18 @@ func (w *world) evict(ctx context.Context, _ client.Client, sub string, o, body 
 	})
 }
 
-func (w *world) pod() *corev1.Pod {
-	pod, err := get(context.Background(), w.raw, identity, &corev1.Pod{})
+func (w *world) pod() *corev1.Pod { return w.podNamed(subject.Name) }
+
+func (w *world) podNamed(name string) *corev1.Pod {
+	pod, err := get(context.Background(), w.raw, types.NamespacedName{Namespace: subject.Namespace, Name: name}, &corev1.Pod{})
 	require.NoError(w.t, err)
 	return pod
 }
 
-func (w *world) checkpoint() *v1alpha1.Checkpoint {
-	ck, err := get(context.Background(), w.raw, identity, &v1alpha1.Checkpoint{})
+func (w *world) checkpoint() *v1alpha1.Checkpoint { return w.checkpointNamed(subject.Name) }
+
+func (w *world) checkpointNamed(name string) *v1alpha1.Checkpoint {
+	ck, err := get(context.Background(), w.raw, types.NamespacedName{Namespace: subject.Namespace, Name: name}, &v1alpha1.Checkpoint{})
 	require.NoError(w.t, err)
 	return ck
 }
@@ -205,20 +217,49 @@ func (w *world) reasons(kind string) []string {
 }
 
 // settle reconciles until nothing more is asked for. A crash starts a new process; time passes as the reconciler asks.
-func (w *world) settle() {
-	for range 60 {
-		before := w.applied
-		result, err := w.reconciler().Reconcile(w.t.Context(), ctrl.Request{NamespacedName: identity})
-		switch {
-		case errors.Is(err, errCrash):
-			continue
-		case err != nil:
+func (w *world) settle() { w.settleWithin(24 * time.Hour) }
+
+// settleWithin is settle, but for looks that are to come later than that.
+func (w *world) settleWithin(limit time.Duration) {
+	end := w.now.Add(limit)
+	for range 200 {
+		before, next := w.applied, time.Duration(0)
+		crashed := false
+		for _, name := range w.names() {
+			result, err := w.reconciler().Reconcile(w.t.Context(), ctrl.Request{NamespacedName: name})
+			if crashed = errors.Is(err, errCrash); crashed {
+				break
+			}
 			require.NoError(w.t, err)
-		case result.RequeueAfter > 0:
-			w.now = w.now.Add(result.RequeueAfter)
+			if result.RequeueAfter > 0 && (next == 0 || result.RequeueAfter < next) {
+				next = result.RequeueAfter
+			}
+		}
+		switch {
+		case crashed:
+		case next > 0 && !w.now.Add(next).After(end):
+			w.now = w.now.Add(next)
 		case w.applied == before:
 			return
 		}
 	}
 	require.Fail(w.t, "the reconciler never comes to rest")
+}
+
+// names lists what requests there may be: the subject, and all pods and Checkpoints.
+func (w *world) names() []types.NamespacedName {
+	var pods corev1.PodList
+	var points v1alpha1.CheckpointList
+	require.NoError(w.t, w.raw.List(w.t.Context(), &pods))
+	require.NoError(w.t, w.raw.List(w.t.Context(), &points))
+	out := []types.NamespacedName{subject}
+	for i := range pods.Items {
+		out = append(out, client.ObjectKeyFromObject(&pods.Items[i]))
+	}
+	for i := range points.Items {
+		if name := client.ObjectKeyFromObject(&points.Items[i]); !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return slices.Compact(out)
 }

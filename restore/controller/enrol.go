@@ -1,0 +1,115 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+)
+
+// enrol makes the Checkpoint of a labelled pod of the request's name that none concerns. A new pod that may yet continue
+// another one gets none of its own before it has started from the beginning.
+func (r *Reconciler) enrol(ctx context.Context, o *observation) error {
+	pod, err := get(ctx, r.Client, o.NamespacedName, &corev1.Pod{})
+	if err != nil || pod == nil || !r.wanted(o, pod) {
+		return err
+	}
+	id, err := identity.Of(pod)
+	if err != nil {
+		return err
+	}
+	for _, from := range []client.Reader{r.Client, r.Live} {
+		points, err := r.concerning(ctx, from, pod)
+		if err != nil {
+			return err
+		}
+		relation, _ := identity.Find(pod, points, nil, r.Now())
+		if relation == identity.Own || relation != identity.Nothing && !identity.Started(pod) {
+			return nil
+		}
+	}
+	return r.createCheckpoint(ctx, o, pod, id)
+}
+
+// concerning lists the Checkpoints that the pod may have to do with: those of its key, and, out of the cache alone, those
+// that name it.
+func (r *Reconciler) concerning(ctx context.Context, from client.Reader, pod *corev1.Pod) ([]v1alpha1.Checkpoint, error) {
+	var list, named v1alpha1.CheckpointList
+	if err := from.List(ctx, &list, client.InNamespace(pod.Namespace), client.MatchingLabels{v1alpha1.LabelIdentity: keyOf(pod)}); err != nil {
+		return nil, fmt.Errorf("list checkpoints of the identity of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	if err := r.Client.List(ctx, &named, client.InNamespace(pod.Namespace), client.MatchingFields{indexPods: string(pod.UID)}); err != nil {
+		return nil, fmt.Errorf("list checkpoints that name pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return append(list.Items, named.Items...), nil
+}
+
+// wanted tells whether a pod that no Checkpoint concerns is to get one, and names a mistaken label.
+func (r *Reconciler) wanted(o *observation, pod *corev1.Pod) bool {
+	value, labelled := pod.Labels[v1alpha1.LabelProtect]
+	if labelled && value != "true" && value != "false" {
+		o.notes = append(o.notes, note{corev1.EventTypeWarning, EventInvalidLabel, "Protect", fmt.Sprintf(
+			"label %s has the value %q: set it to \"true\" to protect the pod, or to \"false\"", v1alpha1.LabelProtect, value), pod, nil})
+	}
+	return value == "true" && !over(pod) && pod.DeletionTimestamp == nil
+}
+
+// createCheckpoint makes the object and its first status: two writes. After a crash between them follow does the second.
+func (r *Reconciler) createCheckpoint(ctx context.Context, o *observation, pod *corev1.Pod, id v1alpha1.Identity) error {
+	ck := &v1alpha1.Checkpoint{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, Labels: map[string]string{v1alpha1.LabelIdentity: identity.Key(id)},
+		},
+		Spec: v1alpha1.CheckpointSpec{Identity: id},
+	}
+	if owner := id.Owner; owner != nil {
+		// With the owner the job is over, and garbage collection takes the Checkpoint along.
+		ck.OwnerReferences = []metav1.OwnerReference{{APIVersion: owner.APIVersion, Kind: owner.Kind, Name: owner.Name, UID: owner.UID}}
+	} else {
+		template, err := TemplateOf(pod)
+		if err != nil {
+			return err
+		}
+		ck.Spec.Template = template
+	}
+	if err := r.createUnder(ctx, ck); err != nil {
+		return err
+	}
+	made := &observation{NamespacedName: client.ObjectKeyFromObject(ck), checkpoint: ck, pod: pod}
+	if err := r.patchStatus(ctx, made, func(s *v1alpha1.CheckpointStatus) bool {
+		s.Pod = referenceTo(pod)
+		return true
+	}); err != nil {
+		return err
+	}
+	_, err := r.advance(ctx, made)
+	o.notes = append(o.notes, made.notes...)
+	return err
+}
+
+// createUnder creates the Checkpoint under the pod's name, or under another one where a Checkpoint of another identity has
+// it. AlreadyExists where one of the same identity is there: its own look comes first.
+func (r *Reconciler) createUnder(ctx context.Context, ck *v1alpha1.Checkpoint) error {
+	err := r.Client.Create(ctx, ck)
+	if apierrors.IsAlreadyExists(err) {
+		there, fault := get(ctx, r.Live, types.NamespacedName{Namespace: ck.Namespace, Name: ck.Name}, &v1alpha1.Checkpoint{})
+		if fault != nil {
+			return fault
+		}
+		if there != nil && there.Labels[v1alpha1.LabelIdentity] != ck.Labels[v1alpha1.LabelIdentity] {
+			ck.Name, ck.ResourceVersion, ck.UID = identity.OtherName(ck.Spec.Identity), "", ""
+			err = r.Client.Create(ctx, ck)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("create checkpoint %s/%s: %w", ck.Namespace, ck.Name, err)
+	}
+	return nil
+}
