@@ -9,10 +9,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -20,6 +23,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/controller"
+	"github.com/lifeboat-dev/lifeboat/restore/controller/admission"
 )
 
 // render builds an overlay and decodes every object strictly: a misspelt field fails.
@@ -72,12 +76,58 @@ func TestRightsAreNarrow(t *testing.T) {
 			checked++
 			all := slices.Concat(rule.APIGroups, rule.Resources, rule.Verbs)
 			require.NotContains(t, all, "*")
+			if role, ok := o.(*rbacv1.Role); ok && role.Name == "lifeboat-controller-webhook" {
+				requireOwnSecretOnly(t, rule)
+				continue
+			}
 			for _, never := range []string{"secrets", "pods/exec", "nodes/proxy", "impersonate", "escalate", "bind", "deletecollection"} {
 				require.NotContains(t, all, never)
 			}
 		}
 	}
 	require.Positive(t, checked)
+}
+
+// The webhook's certificates are a Secret of the controller's own. What is to be created cannot be told by its name.
+func requireOwnSecretOnly(t *testing.T, rule rbacv1.PolicyRule) {
+	require.Equal(t, []string{"secrets"}, rule.Resources)
+	if !slices.Equal(rule.Verbs, []string{"create"}) {
+		require.Equal(t, []string{"lifeboat-webhook"}, rule.ResourceNames)
+	}
+}
+
+func TestTheWebhookStandsInNobodysWay(t *testing.T) {
+	objects := render(t, "base")
+	hook := only(t, objects, func(*admissionv1.MutatingWebhookConfiguration) bool { return true }).Webhooks[0]
+	require.Equal(t, admissionv1.Ignore, *hook.FailurePolicy)
+	require.Equal(t, admissionv1.SideEffectClassNone, *hook.SideEffects)
+	require.LessOrEqual(t, *hook.TimeoutSeconds, int32(3))
+	require.Equal(t, admission.Path, *hook.ClientConfig.Service.Path)
+	for _, c := range []struct {
+		name           string
+		namespace, pod labels.Set
+		called         bool
+	}{
+		{"labelled", labels.Set{corev1.LabelMetadataName: "work"}, labels.Set{v1alpha1.LabelProtect: "true"}, true},
+		{"not labelled", labels.Set{corev1.LabelMetadataName: "work"}, labels.Set{}, false},
+		{"labelled false", labels.Set{corev1.LabelMetadataName: "work"}, labels.Set{v1alpha1.LabelProtect: "false"}, false},
+		{"in kube-system", labels.Set{corev1.LabelMetadataName: "kube-system"}, labels.Set{v1alpha1.LabelProtect: "true"}, false},
+		{"its own", labels.Set{corev1.LabelMetadataName: "lifeboat-system"}, labels.Set{v1alpha1.LabelProtect: "true"}, false},
+	} {
+		namespace, err := metav1.LabelSelectorAsSelector(hook.NamespaceSelector)
+		require.NoError(t, err)
+		pod, err := metav1.LabelSelectorAsSelector(hook.ObjectSelector)
+		require.NoError(t, err)
+		require.Equal(t, c.called, namespace.Matches(c.namespace) && pod.Matches(c.pod), c.name)
+	}
+	service := only(t, objects, func(*corev1.Service) bool { return true })
+	require.Equal(t, service.Name, hook.ClientConfig.Service.Name)
+	require.Equal(t, service.Namespace, hook.ClientConfig.Service.Namespace)
+	pods := only(t, objects, func(*appsv1.Deployment) bool { return true }).Spec.Template
+	require.True(t, labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Set(pods.Labels)))
+	require.True(t, slices.ContainsFunc(pods.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool {
+		return p.Name == service.Spec.Ports[0].TargetPort.StrVal
+	}))
 }
 
 func TestAgentWritesNoPods(t *testing.T) {

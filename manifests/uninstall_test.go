@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -25,6 +26,8 @@ patches:
 			t.Fatal("deleting the CRD would delete every Checkpoint")
 		case *corev1.Namespace:
 			t.Fatal("deleting the namespace would delete the key")
+		case *admissionv1.MutatingWebhookConfiguration:
+			t.Fatal("pods would be given a RuntimeClass that is going")
 		}
 	}
 	spec := only(t, objects, func(*appsv1.DaemonSet) bool { return true }).Spec.Template.Spec

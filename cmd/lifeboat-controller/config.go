@@ -14,6 +14,7 @@ import (
 type config struct {
 	metricsAddress string
 	healthAddress  string
+	webhookPort    int
 	leaderElect    bool
 	namespace      string
 	nodeName       string
@@ -30,9 +31,17 @@ func (c *config) bind(flags *pflag.FlagSet, lookup func(string) (string, bool)) 
 	}
 	text(&c.metricsAddress, "metrics-address", "LIFEBOAT_CONTROLLER_METRICS_ADDRESS", ":9641", "host:port of /metrics; 0 for none")
 	text(&c.healthAddress, "health-address", "LIFEBOAT_CONTROLLER_HEALTH_ADDRESS", ":9642", "host:port of /healthz and /readyz")
-	text(&c.namespace, "namespace", "LIFEBOAT_CONTROLLER_NAMESPACE", "lifeboat-system", "namespace of the leader's lease")
+	text(&c.namespace, "namespace", "LIFEBOAT_CONTROLLER_NAMESPACE", "lifeboat-system", "namespace of the leader's lease and of the webhook's Service and Secret")
 	text(&c.nodeName, "node-name", "LIFEBOAT_NODE_NAME", "", "this node: while it is evacuated, other replicas lead; empty: not watched")
 	text(&c.logLevel, "log-level", "LIFEBOAT_CONTROLLER_LOG_LEVEL", "info", "debug, info, warn or error")
+	port := 9443
+	if v, ok := lookup("LIFEBOAT_CONTROLLER_WEBHOOK_PORT"); ok {
+		var err error
+		if port, err = strconv.Atoi(v); err != nil {
+			return fmt.Errorf("read LIFEBOAT_CONTROLLER_WEBHOOK_PORT: %q is no number", v)
+		}
+	}
+	flags.IntVar(&c.webhookPort, "webhook-port", port, "port of the admission webhook (LIFEBOAT_CONTROLLER_WEBHOOK_PORT)")
 	elect := true
 	if v, ok := lookup("LIFEBOAT_CONTROLLER_LEADER_ELECT"); ok {
 		var err error
@@ -56,8 +65,11 @@ func (c *config) Validate() error {
 		address("metrics-address", c.metricsAddress)
 	}
 	address("health-address", c.healthAddress)
-	if c.leaderElect && c.namespace == "" {
-		faults = append(faults, errors.New("--namespace: empty; the leader's lease needs a namespace"))
+	if c.namespace == "" {
+		faults = append(faults, errors.New("--namespace: empty; the leader's lease and the webhook's Secret need a namespace"))
+	}
+	if c.webhookPort < 1 || c.webhookPort > 65535 {
+		faults = append(faults, fmt.Errorf("--webhook-port: %d is not between 1 and 65535", c.webhookPort))
 	}
 	if _, err := zerolog.ParseLevel(c.logLevel); err != nil || c.logLevel == "" {
 		faults = append(faults, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", c.logLevel))

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -67,20 +68,40 @@ func run(ctx context.Context, c *config) error {
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
-	if !c.leaderElect || c.nodeName == "" {
-		return term(ctx, config, c, false)
-	}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
-	node := newOwnNode()
+	shared, err := newSharedCache(config)
+	if err != nil {
+		return err
+	}
+	hook, err := newWebhook(ctx, client, shared, c)
+	if err != nil {
+		return err
+	}
+	one := func(ctx context.Context, leaving bool) error {
+		return term(ctx, parts{rest: config, config: c, cache: shared, webhook: hook}, leaving)
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return shared.run(ctx) })
+	group.Go(func() error { return hook.run(ctx) })
+	if !c.leaderElect || c.nodeName == "" {
+		group.Go(func() error { return one(ctx, false) })
+		return group.Wait()
+	}
+	node := newOwnNode()
 	group.Go(func() error { return node.follow(ctx, client, c.nodeName) })
-	group.Go(func() error {
-		return terms(ctx, node, func(ctx context.Context, leaving bool) error { return term(ctx, config, c, leaving) })
-	})
+	group.Go(func() error { return terms(ctx, node, one) })
 	return group.Wait()
+}
+
+// parts are what outlives terms.
+type parts struct {
+	rest    *rest.Config
+	config  *config
+	cache   *sharedCache
+	webhook *webhook
 }
 
 // terms runs one term after the other until ctx ends or one fails. A term lasts as long as the node stays as it is,
@@ -114,8 +135,8 @@ func until(ctx context.Context, over <-chan struct{}, do func(context.Context) e
 }
 
 // term runs a manager until ctx ends or the lease is lost.
-func term(ctx context.Context, config *rest.Config, c *config, leaving bool) error {
-	mgr, err := newManager(config, c, leaving)
+func term(ctx context.Context, p parts, leaving bool) error {
+	mgr, err := newManager(p, leaving)
 	if err != nil {
 		return err
 	}
@@ -126,12 +147,12 @@ func term(ctx context.Context, config *rest.Config, c *config, leaving bool) err
 	return nil
 }
 
-func newManager(config *rest.Config, c *config, leaving bool) (ctrl.Manager, error) {
-	options, err := managerOptions(config, c, leaving)
+func newManager(p parts, leaving bool) (ctrl.Manager, error) {
+	options, err := managerOptions(p, leaving)
 	if err != nil {
 		return nil, err
 	}
-	mgr, err := ctrl.NewManager(config, options)
+	mgr, err := ctrl.NewManager(p.rest, options)
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
 	}
@@ -144,23 +165,23 @@ func newManager(config *rest.Config, c *config, leaving bool) (ctrl.Manager, err
 			return nil, fmt.Errorf("add health check: %w", err)
 		}
 	}
+	if err := mgr.AddReadyzCheck("webhook", p.webhook.ready); err != nil {
+		return nil, fmt.Errorf("add health check: %w", err)
+	}
 	r := &controller.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Now: time.Now, Instance: instance}
 	return mgr, r.Setup(mgr)
 }
 
-func managerOptions(config *rest.Config, c *config, leaving bool) (ctrl.Options, error) {
+func managerOptions(p parts, leaving bool) (ctrl.Options, error) {
 	scheme, err := controller.NewScheme()
 	if err != nil {
 		return ctrl.Options{}, err
 	}
-	cacheOptions, err := controller.CacheOptions()
-	if err != nil {
-		return ctrl.Options{}, err
-	}
+	c := p.config
 	lease, renew, retry, stop, again := leaseDuration, renewDeadline, retryPeriod, stopTime, true
 	options := ctrl.Options{
 		Scheme:                        scheme,
-		Cache:                         cacheOptions,
+		NewCache:                      func(*rest.Config, cache.Options) (cache.Cache, error) { return p.cache, nil },
 		Metrics:                       metricsserver.Options{BindAddress: c.metricsAddress},
 		HealthProbeBindAddress:        c.healthAddress,
 		LeaderElection:                c.leaderElect,
@@ -173,7 +194,7 @@ func managerOptions(config *rest.Config, c *config, leaving bool) (ctrl.Options,
 		Controller: ctrlconfig.Controller{SkipNameValidation: &again},
 	}
 	if c.leaderElect {
-		if options.LeaderElectionResourceLockInterface, err = newLock(config, c.namespace, leaving); err != nil {
+		if options.LeaderElectionResourceLockInterface, err = newLock(p.rest, c.namespace, leaving); err != nil {
 			return ctrl.Options{}, err
 		}
 	}

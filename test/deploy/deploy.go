@@ -74,8 +74,12 @@ func (k *Kube) Remove(ctx context.Context, site Site) error {
 		what string
 		args []string
 	}{
+		{"delete webhook", []string{"delete", "mutatingwebhookconfiguration", "lifeboat", "--ignore-not-found"}},
 		{"delete agents", []string{"-n", Namespace, "delete", "daemonset", "lifeboat-agent", "--cascade=foreground", "--ignore-not-found"}},
-		{"take labels off", []string{"label", "nodes", "--all", v1alpha1.LabelRuntimeReady + "-"}},
+		{"take labels off", []string{
+			"label", "nodes", "--all", v1alpha1.LabelRuntimeReady + "-", v1alpha1.LabelCPULevel + "-", v1alpha1.LabelCPUFeatures + "-",
+			v1alpha1.LabelKernel + "-", v1alpha1.LabelCRIU + "-",
+		}},
 		{"apply uninstaller", []string{"apply", "-k", overlay}},
 		{"wait for uninstaller", []string{"-n", Namespace, "rollout", "status", "daemonset/lifeboat-agent"}},
 		{"delete the rest", []string{"delete", "-k", overlay, "--ignore-not-found"}},
