@@ -116,6 +116,13 @@ func checkpointCases() []policyCase {
 		{"releases", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone, "")
 		})},
+		{"says tolerated", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionTolerated, metav1.ConditionTrue, v1alpha1.ReasonDisruptionsIgnored, "")
+		})},
+		{"finds what it may claim", "", func(t *testing.T, e *Env, a client.Client) error {
+			return a.List(t.Context(), &v1alpha1.CheckpointList{}, client.InNamespace(e.namespace),
+				client.MatchingLabels{v1alpha1.LabelIdentity: "key"}, client.MatchingFields{"status.pod.uid": "source"})
+		}},
 		{"says protectable", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonHostPID, "")
 		})},

@@ -46,15 +46,19 @@ func (w *world) deleteBy(evicted bool) {
 }
 
 // vanish takes the pod out of the API, whoever wanted it.
-func (w *world) vanish() {
-	if pod := w.pod(); pod.DeletionTimestamp == nil {
+func (w *world) vanish() { w.vanishNamed(subject.Name) }
+
+func (w *world) vanishNamed(name string) {
+	if pod := w.podNamed(name); pod.DeletionTimestamp == nil {
 		require.NoError(w.t, w.raw.Delete(w.t.Context(), pod))
 	}
-	w.kubelet()
+	w.kubeletOf(name)
 }
 
-func (w *world) changePod(change func(*corev1.Pod)) {
-	pod := w.pod()
+func (w *world) changePod(change func(*corev1.Pod)) { w.changePodNamed(subject.Name, change) }
+
+func (w *world) changePodNamed(name string, change func(*corev1.Pod)) {
+	pod := w.podNamed(name)
 	change(pod)
 	status := pod.Status
 	require.NoError(w.t, w.raw.Update(w.t.Context(), pod))
@@ -64,7 +68,7 @@ func (w *world) changePod(change func(*corev1.Pod)) {
 
 // agentWrites is an agent's optimistic status update.
 func (w *world) agentWrites(change func(*v1alpha1.CheckpointStatus)) {
-	ck := w.checkpoint()
+	ck := w.checkpointNamed(w.point)
 	change(&ck.Status)
 	require.NoError(w.t, w.raw.Status().Update(w.t.Context(), ck))
 }
@@ -101,9 +105,11 @@ func (w *world) dumpFails() {
 }
 
 // claim: the pod is bound to the node and its agent claims the newest generation.
-func (w *world) claim(node string) {
-	w.changePod(func(pod *corev1.Pod) { pod.Spec.NodeName = node })
-	pod := w.pod()
+func (w *world) claim(node string) { w.claimFor(subject.Name, node) }
+
+func (w *world) claimFor(name, node string) {
+	w.changePodNamed(name, func(pod *corev1.Pod) { pod.Spec.NodeName = node })
+	pod := w.podNamed(name)
 	w.agentWrites(func(s *v1alpha1.CheckpointStatus) {
 		s.Epoch++
 		s.Claim = &v1alpha1.Claim{Generation: s.Generation.Number, Epoch: s.Epoch, NodeName: node, PodName: pod.Name, PodUID: pod.UID, Time: metav1.NewMicroTime(w.now)}
@@ -113,11 +119,13 @@ func (w *world) claim(node string) {
 }
 
 // resumed: the process runs again.
-func (w *world) resumed() {
+func (w *world) resumed() { w.resumedFor(subject.Name) }
+
+func (w *world) resumedFor(name string) {
 	w.agentWrites(func(s *v1alpha1.CheckpointStatus) {
 		s.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored, "")
 	})
-	w.changePod(func(pod *corev1.Pod) { pod.Status.Phase = corev1.PodRunning })
+	w.changePodNamed(name, func(pod *corev1.Pod) { pod.Status.Phase = corev1.PodRunning })
 }
 
 func (w *world) setNode(name string, change func(*corev1.Node)) {

@@ -33,18 +33,20 @@ const kubeletFinalizer = "test/kubelet"
 var (
 	testScheme = sync.OnceValues(NewScheme)
 
-	subject = types.NamespacedName{Namespace: "work", Name: "train"}
+	subject  = types.NamespacedName{Namespace: "work", Name: "train"}
 	errCrash = errors.New("the process died")
 )
 
 // world is an API server with nodes a and b, for one namespace; the short methods are of the pod and the Checkpoint called
 // subject. Its writes pass through fault and are counted.
 type world struct {
-	t       *testing.T
-	raw     client.WithWatch
-	api     client.WithWatch
-	now     time.Time
-	uids    int
+	t    *testing.T
+	raw  client.WithWatch
+	api  client.WithWatch
+	now  time.Time
+	uids int
+	// point is the Checkpoint that the acts of agents are about.
+	point   string
 	applied int
 	// fault is asked before and after every write of the controller; an error is a crash at that point.
 	fault func(applied bool) error
@@ -59,7 +61,7 @@ func newWorld(t *testing.T) *world {
 	scheme, err := testScheme()
 	require.NoError(t, err)
 	log.SetLogger(logr.Discard())
-	w := &world{t: t, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
+	w := &world{t: t, point: subject.Name, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
 	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).
 		WithIndex(&v1alpha1.Checkpoint{}, indexPods, podsOf).Build()
 	w.api = interceptor.NewClient(w.raw, interceptor.Funcs{
@@ -138,8 +140,11 @@ func (w *world) deletePod(ctx context.Context, o *corev1.Pod, grace *int64, only
 	}
 	if *grace == 0 {
 		w.kubeletOf(o.Name)
+		return nil
 	}
-	return nil
+	pod = w.podNamed(o.Name)
+	pod.DeletionGracePeriodSeconds = grace
+	return w.raw.Update(ctx, pod)
 }
 
 // kubelet lets go of a pod that is being deleted.
