@@ -30,7 +30,10 @@ func (r *Reconciler) enrol(ctx context.Context, o *observation) error {
 		if err != nil {
 			return err
 		}
-		relation, _ := identity.Find(pod, points, nil, r.Now())
+		relation, point := identity.Find(pod, points, nil, r.Now())
+		if relation == identity.Waiting && !identity.Started(pod) {
+			return r.place(ctx, o, pod, point)
+		}
 		if relation == identity.Own || relation != identity.Nothing && !identity.Started(pod) {
 			return nil
 		}

@@ -27,6 +27,10 @@ const (
 	EventReplaceFailed = "ReplaceFailed"
 	// EventGivenUp: nobody needs the waiting generation any more.
 	EventGivenUp = "GivenUp"
+	// EventNoNodeFits: no node can restore the generation that a new pod is to go on from; the message says of each why.
+	EventNoNodeFits = "NoNodeFits"
+	// EventMisplaced: a new pod has come to a node that cannot restore its generation, and is evicted.
+	EventMisplaced = "Misplaced"
 	// EventReplacementRejected: the replacement failed before it claimed its generation; another one follows.
 	EventReplacementRejected = "ReplacementRejected"
 )

@@ -41,6 +41,8 @@ type observation struct {
 	// pod bears the identity, claimer holds the newest claim and does not bear it yet, other has the bearer's name and is
 	// neither. Each is nil where there is none.
 	pod, claimer, other *corev1.Pod
+	// again is when the pod of the request's name is to be looked at again; 0: when something changes.
+	again time.Duration
 	// notes are the events to be written.
 	notes []note
 }
@@ -97,6 +99,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: conflictDelay}, nil
 	case err != nil:
 		return ctrl.Result{}, err
+	}
+	if o.again > 0 && (v.after == 0 || o.again < v.after) {
+		v.after = o.again
 	}
 	return ctrl.Result{RequeueAfter: v.after}, nil
 }

@@ -50,6 +50,9 @@ func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen 
 	if err != nil {
 		return done, err
 	}
+	if err := r.require(ctx, pod, gen); err != nil {
+		return done, err
+	}
 	err = r.Client.Create(ctx, pod)
 	switch {
 	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
