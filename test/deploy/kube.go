@@ -125,6 +125,26 @@ func (k *Kube) Checkpoint(ctx context.Context, namespace, name string) (*v1alpha
 	return &c, nil
 }
 
+// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name.
+func (k *Kube) CheckpointsOf(ctx context.Context, namespace, owner string) ([]v1alpha1.Checkpoint, error) {
+	objects, err := k.dynamic.Resource(checkpoints).Namespace(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list checkpoints of %s: %w", namespace, err)
+	}
+	var out []v1alpha1.Checkpoint
+	for i := range objects.Items {
+		var c v1alpha1.Checkpoint
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(objects.Items[i].Object, &c); err != nil {
+			return nil, fmt.Errorf("read checkpoint %s/%s: %w", namespace, objects.Items[i].GetName(), err)
+		}
+		o := c.Spec.Identity.Owner
+		if o != nil && (o.Name == owner || o.Kind == "ReplicaSet" && strings.HasPrefix(o.Name, owner+"-")) {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
 // WaitCheckpoint waits until the Checkpoint exists and satisfies ok, and returns it as it then was.
 func (k *Kube) WaitCheckpoint(ctx context.Context, namespace, name, what string, ok func(*v1alpha1.Checkpoint) bool) (*v1alpha1.Checkpoint, error) {
 	var found *v1alpha1.Checkpoint

@@ -1,10 +1,13 @@
 // Command counter is the job of the end-to-end tests: it counts in memory alone, proves its memory at every step, and
 // logs each step to standard output, to an emptyDir (/data) and to its writable layer (/tmp).
 //
-//	counter [-mib N] [-every D] [-steps N]
+//	counter [-mib N] [-every D] [-steps N] [-lease HOST:PORT]
+//
+// With -lease it takes every step under a lease of package lease, and fails where that is refused.
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,6 +17,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/lifeboat-dev/lifeboat/test/e2e/lease"
 )
 
 func main() {
@@ -27,6 +32,7 @@ func run() error {
 	mib := flag.Int("mib", 16, "random MiB held in memory")
 	every := flag.Duration("every", 100*time.Millisecond, "time between steps")
 	steps := flag.Int("steps", 0, "exit with status 0 after so many steps; 0: never")
+	server := flag.String("lease", "", "server of leases")
 	flag.Parse()
 	blob := make([]byte, *mib<<20)
 	rand.Read(blob)
@@ -44,6 +50,11 @@ func run() error {
 	for n := 1; *steps == 0 || n <= *steps; n++ {
 		if n%20 == 0 && sha256.Sum256(blob) != sum {
 			return errors.New("memory differs from what was put there")
+		}
+		if *server != "" {
+			if err := lease.Take(context.Background(), *server, token, n); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintf(log, "n=%d token=%s\n", n, token)
 		time.Sleep(*every)
