@@ -15,13 +15,13 @@ import (
 type Relation int
 
 const (
-	// Nothing: no Checkpoint concerns the pod; it starts as Kubernetes starts it.
+	// Nothing says that no Checkpoint concerns the pod; it starts as Kubernetes starts it.
 	Nothing Relation = iota
-	// Own: the pod bears the Checkpoint, holds its claim, or its state is stored there.
+	// Own says that the pod bears the Checkpoint, holds its claim, or its state is stored there.
 	Own
-	// Waiting: the Checkpoint has a final generation that the pod may claim.
+	// Waiting says that the Checkpoint has a final generation that the pod may claim.
 	Waiting
-	// Coming: the Checkpoint's source is being evacuated, so there may soon be one.
+	// Coming says that the Checkpoint's source is being evacuated, so there may soon be one.
 	Coming
 )
 

@@ -22,7 +22,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-// ErrUnnamed: the pod's identity hangs on its name, and the API server has not given it one yet.
+// ErrUnnamed says that the pod's identity hangs on its name, and the API server has not given it one yet.
 var ErrUnnamed = errors.New("the pod has no name yet")
 
 // maxName is the longest name of an object.
