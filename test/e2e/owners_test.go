@@ -70,7 +70,7 @@ func (l *workload) remove(ctx context.Context) {
 	_, err := l.w.kube.Kubectl(ctx, nil, "-n", namespace, "delete", "--ignore-not-found", "job/"+l.name, "deployment/"+l.name, "statefulset/"+l.name)
 	require.NoError(l.t, err)
 	require.NoError(l.t, deploy.Until(ctx, "end of "+l.name, func(ctx context.Context) (bool, string, error) {
-		out, err := l.w.kube.Kubectl(ctx, nil, "-n", namespace, "delete", "pod", "-l", "app="+l.name, "--grace-period=0", "--force", "--wait=false")
+		out, err := l.w.kube.Kubectl(ctx, nil, "-n", namespace, "delete", "pod", "-l", "app="+l.name, "--ignore-not-found", "--grace-period=0", "--force", "--wait=false")
 		if err != nil {
 			return false, "", err
 		}
