@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -23,20 +24,25 @@ func TestAgentsAreHeldToTheirNode(t *testing.T) {
 	require.NoError(t, err)
 	config.QPS, config.Burst = 100, 200
 	log.SetLogger(logr.Discard())
-	controller := func(args ...string) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
-		defer cancel()
-		_, err := kube.Kubectl(ctx, nil, append([]string{"-n", deploy.Namespace}, args...)...)
+	// The controller would put right the Checkpoints that the cases make up.
+	shared().scaleControllers(t, 0)
+	t.Cleanup(func() { shared().scaleControllers(t, 2) })
+	policytest.Run(t, config, "a", "b")
+}
+
+// scaleControllers waits until that many replicas are ready, and no other is left.
+func (w *world) scaleControllers(t *testing.T, replicas int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	steps := [][]string{{"scale", "deployment/lifeboat-controller", fmt.Sprintf("--replicas=%d", replicas)}, {"rollout", "status", "deployment/lifeboat-controller"}}
+	if replicas == 0 {
+		steps[1] = []string{"wait", "pod", "-l", "app.kubernetes.io/name=lifeboat-controller", "--for=delete"}
+	}
+	for _, args := range steps {
+		_, err := w.kube.Kubectl(ctx, nil, append([]string{"-n", deploy.Namespace}, args...)...)
 		require.NoError(t, err)
 	}
-	// The controller would put right the Checkpoints that the cases make up.
-	controller("scale", "deployment/lifeboat-controller", "--replicas=0")
-	t.Cleanup(func() {
-		controller("scale", "deployment/lifeboat-controller", "--replicas=2")
-		controller("rollout", "status", "deployment/lifeboat-controller")
-	})
-	controller("wait", "pod", "-l", "app.kubernetes.io/name=lifeboat-controller", "--for=delete")
-	policytest.Run(t, config, "a", "b")
 }
 
 func TestKubectlGetCheckpoints(t *testing.T) {
