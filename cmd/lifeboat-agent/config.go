@@ -24,6 +24,7 @@ type config struct {
 	stateDir            string
 	lifeboatDir         string
 	runtimeRoot         string
+	containerdSocket    string
 	awsMetadataEndpoint string
 	pollInterval        time.Duration
 	margin              time.Duration
@@ -43,6 +44,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.stateDir, "state-dir", "/var/lib/lifeboat", "folder on the host for dumps under way")
 	flags.StringVar(&c.lifeboatDir, "lifeboat-dir", "/opt/lifeboat", "folder on the host that `install` filled")
 	flags.StringVar(&c.runtimeRoot, "runtime-root", "/run/containerd/runc/k8s.io", "state folder of the OCI runtime on the host")
+	flags.StringVar(&c.containerdSocket, "containerd-socket", "/run/containerd/containerd.sock", "containerd's socket on the host")
 	flags.StringVar(&c.awsMetadataEndpoint, "aws-metadata-endpoint", "", "instance metadata service (default: the SDK's, http://169.254.169.254)")
 	flags.DurationVar(&c.pollInterval, "poll-interval", 2*time.Second, "how often the metadata service is asked")
 	flags.DurationVar(&c.margin, "margin", 5*time.Second, "how long before the deadline an unfinished evacuation is given up")
@@ -69,7 +71,7 @@ func (c *config) Validate() error {
 	}
 	for flag, value := range map[string]string{
 		"host-root": c.hostRoot, "state-dir": c.stateDir, "lifeboat-dir": c.lifeboatDir, "runtime-root": c.runtimeRoot,
-		"key-file": c.keyFile,
+		"key-file": c.keyFile, "containerd-socket": c.containerdSocket,
 	} {
 		if !filepath.IsAbs(value) {
 			fault("--%s: %q is not an absolute path", flag, value)

@@ -129,6 +129,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 		},
 		OnHost: runc.OnHost,
 		Offer:  offer,
+		Images: newImages(c).of,
 		Log:    log.With().Str("part", "restore").Logger(),
 	})
 	a.publisher = &publisher{node: own, offer: offer, config: c, log: log}

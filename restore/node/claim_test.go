@@ -100,6 +100,7 @@ func TestReasonOf(t *testing.T) {
 		want string
 	}{
 		{"connection refused", errors.New("connection refused"), v1alpha1.ReasonBucketFailed},
+		{"another image: another bucket would not help", fmt.Errorf("%w: it is b", errImage), v1alpha1.ReasonImageChanged},
 		{"out of time", context.DeadlineExceeded, v1alpha1.ReasonBucketFailed},
 		{"another bucket: waited for, not started clean", fmt.Errorf("%w: %w", errElsewhere, store.ErrNotFound), v1alpha1.ReasonBucketFailed},
 		{"another key: waited for, not started clean", fmt.Errorf("%w: %w", errElsewhere, store.ErrWrongKey), v1alpha1.ReasonBucketFailed},

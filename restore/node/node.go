@@ -80,6 +80,8 @@ type Options struct {
 	OnHost func(ctx context.Context, argv ...string) error
 	// Running tells whether the OCI runtime has a live container of that id.
 	Running func(ctx context.Context, id string) (bool, error)
+	// Images returns the digests of a container's image. Nil: images are not compared.
+	Images func(ctx context.Context, containerID string) ([]string, error)
 	// Offer is what this node offers to generations.
 	Offer placement.Offer
 	Log   zerolog.Logger
@@ -200,7 +202,10 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 		CRIUConfig: p.options.CRIUConfig,
 	}
 	begin := time.Now()
-	bytes, err := p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
+	var bytes int64
+	if err = p.checkImage(ctx, t, checkpoint.Status.Generation); err == nil {
+		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
+	}
 	if err != nil {
 		reason := reasonOf(err)
 		if fault := p.failed(ctx, t, reason, err.Error()); fault != nil {
@@ -326,6 +331,8 @@ func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareRepl
 // reasonOf is the condition reason for a failed fetch.
 func reasonOf(err error) string {
 	switch {
+	case errors.Is(err, errImage):
+		return v1alpha1.ReasonImageChanged
 	case errors.Is(err, errElsewhere):
 		return v1alpha1.ReasonBucketFailed
 	case errors.Is(err, store.ErrPackMissing):

@@ -30,7 +30,7 @@ var closedReasons = map[string][]string{
 	ConditionClaimed:  {ReasonClaimed, ReasonNoInterruption},
 	ConditionRestored: {
 		ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
-		ReasonBucketFailed, ReasonRestoreFailed, ReasonStartedClean, ReasonNoInterruption,
+		ReasonBucketFailed, ReasonImageChanged, ReasonRestoreFailed, ReasonStartedClean, ReasonNoInterruption,
 	},
 	ConditionTolerated: {ReasonDisruptionsIgnored, ReasonDisruptionsCounted},
 }

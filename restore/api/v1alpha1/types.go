@@ -314,6 +314,7 @@ const (
 	ReasonManifestCorrupt  = "ManifestCorrupt"
 	ReasonPackMissing      = "PackMissing"
 	ReasonPackCorrupt      = "PackCorrupt"
+	ReasonImageChanged     = "ImageChanged"
 	ReasonRestoreFailed    = "RestoreFailed"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
