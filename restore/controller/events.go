@@ -29,6 +29,8 @@ const (
 	EventGivenUp = "GivenUp"
 	// EventNoNodeFits: no node can restore the generation that a new pod is to go on from; the message says of each why.
 	EventNoNodeFits = "NoNodeFits"
+	// EventNotAdmitted: a new pod was created while the webhook was down, and is evicted before it starts from the beginning.
+	EventNotAdmitted = "NotAdmitted"
 	// EventMisplaced: a new pod has come to a node that cannot restore its generation, and is evicted.
 	EventMisplaced = "Misplaced"
 	// EventReplacementRejected: the replacement failed before it claimed its generation; another one follows.

@@ -7,6 +7,10 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -20,11 +24,18 @@ const maxNodesNamed = 8
 // this is not needed, as long as it is there.
 func (r *Reconciler) place(ctx context.Context, o *observation, pod *corev1.Pod, ck *v1alpha1.Checkpoint) error {
 	gen := ck.Status.FinalGeneration()
-	if gen == nil || gen.Requirements == nil || pod.DeletionTimestamp != nil || over(pod) {
+	if gen == nil || pod.DeletionTimestamp != nil || over(pod) {
 		return nil
+	}
+	owned := metav1.GetControllerOf(pod) != nil
+	if !owned && !isReplacement(pod, ck, gen) {
+		return nil // nobody would make another one
 	}
 	tell := func(reason, action, text string) {
 		o.notes = append(o.notes, note{corev1.EventTypeWarning, reason, action, text, pod, ck})
+	}
+	if owned && ptr.Deref(pod.Spec.RuntimeClassName, "") == "" {
+		return r.readmit(ctx, pod, gen, tell)
 	}
 	if pod.Spec.NodeName == "" {
 		if !unschedulable(pod) {
@@ -55,6 +66,24 @@ func (r *Reconciler) place(ctx context.Context, o *observation, pod *corev1.Pod,
 	}
 	tell(EventMisplaced, "Place", fmt.Sprintf("node %s cannot restore generation %d, taken on node %s, which requires %s: the pod is evicted",
 		node.Name, gen.Number, gen.NodeName, strings.Join(missing, "; ")))
+	return r.evict(ctx, pod)
+}
+
+// readmit takes away a new pod that was created while admission was down, before it starts from the beginning: its owner
+// makes another one, which gets the RuntimeClass. First the API server is asked whether it would.
+func (r *Reconciler) readmit(ctx context.Context, pod *corev1.Pod, gen *v1alpha1.GenerationReference, tell func(reason, action, text string)) error {
+	trial := &corev1.Pod{Spec: *pod.Spec.DeepCopy()}
+	trial.Namespace, trial.GenerateName, trial.Labels = pod.Namespace, "lifeboat-trial-", pod.Labels
+	trial.Spec.NodeName = ""
+	if err := r.Client.Create(ctx, trial, client.DryRunAll); err != nil {
+		log.FromContext(ctx).Info("not known whether admission works", "cause", err.Error())
+		return nil
+	}
+	if ptr.Deref(trial.Spec.RuntimeClassName, "") != v1alpha1.RuntimeClassName {
+		return nil
+	}
+	tell(EventNotAdmitted, "Place", fmt.Sprintf("created while Lifeboat's webhook did not answer, so that it would start from the beginning "+
+		"while generation %d waits: the pod is evicted, for another one to go on", gen.Number))
 	return r.evict(ctx, pod)
 }
 

@@ -3,10 +3,12 @@ package controller
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -95,6 +97,42 @@ func TestAPodOnANodeWithAnAgentOfBeforeStays(t *testing.T) {
 	before := len(w.evictions)
 	w.settle()
 	require.Len(t, w.evictions, before)
+}
+
+// The owner's new pod was created while the webhook was down.
+func TestAnOwnersPodWithoutTheRuntimeClassIsMadeAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		admits  bool
+		change  func(*corev1.Pod)
+		evicted bool
+	}{
+		"the webhook is back":         {admits: true, change: notStarted, evicted: true},
+		"the webhook is still down":   {change: notStarted},
+		"it was admitted":             {admits: true, change: func(p *corev1.Pod) { notStarted(p); p.Spec.RuntimeClassName = ptr.To("lifeboat") }},
+		"its owner wants another one": {admits: true, change: func(p *corev1.Pod) { notStarted(p); p.Spec.RuntimeClassName = ptr.To("gvisor") }},
+		"it runs, from the beginning": {admits: true, change: func(*corev1.Pod) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.admits = tc.admits
+			_, of := w.job()
+			w.userCreates(of("train-a"))
+			w.settle()
+			w.on("train-a")
+			w.notice()
+			w.settleWithin(time.Second)
+			w.commit()
+			w.settleWithin(time.Second)
+			w.kubeletOf("train-a")
+			pod := w.userCreates(of("train-b"), tc.change)
+			if name == "it runs, from the beginning" {
+				w.started("train-b")
+			}
+			w.settleWithin(time.Second)
+			require.Equal(t, tc.evicted, slices.Contains(w.evictions, pod.UID))
+			require.Equal(t, tc.evicted, w.told(EventNotAdmitted) != "")
+		})
+	}
 }
 
 func TestManyNodesAreNotAllNamed(t *testing.T) {

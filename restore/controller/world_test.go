@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -50,6 +51,8 @@ type world struct {
 	applied int
 	// fault is asked before and after every write of the controller; an error is a crash at that point.
 	fault func(applied bool) error
+	// admits: the webhook answers.
+	admits bool
 	// budgetBlocks makes evictions end in 429.
 	budgetBlocks bool
 	// created are the pods that the controller created, evictions the UIDs it evicted.
@@ -96,6 +99,12 @@ func (w *world) uid() types.UID {
 }
 
 func (w *world) create(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+	if len((&client.CreateOptions{}).ApplyOptions(opts).DryRun) > 0 {
+		if pod, ok := o.(*corev1.Pod); ok && w.admits {
+			pod.Spec.RuntimeClassName = ptr.To(v1alpha1.RuntimeClassName)
+		}
+		return nil
+	}
 	return w.write(func() error {
 		o.SetUID(w.uid())
 		pod, isPod := o.(*corev1.Pod)
