@@ -3,7 +3,7 @@
 //
 //	counter [-mib N] [-every D] [-steps N] [-lease HOST:PORT]
 //
-// With -lease it takes every step under a lease of package lease, and fails where that is refused.
+// With -lease it takes every step under a lease of package lease, fails where that is refused, and ends when it is told to.
 package main
 
 import (
@@ -52,8 +52,12 @@ func run() error {
 			return errors.New("memory differs from what was put there")
 		}
 		if *server != "" {
-			if err := lease.Take(context.Background(), *server, token, n); err != nil {
+			last, err := lease.Take(context.Background(), *server, token, n)
+			if err != nil {
 				return err
+			}
+			if last {
+				*steps = n
 			}
 		}
 		fmt.Fprintf(log, "n=%d token=%s\n", n, token)

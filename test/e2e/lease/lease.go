@@ -2,7 +2,8 @@
 // lease that is kept outside of the cluster: the place that steps holds it, and a place that takes it from another takes it for
 // good. A step of a former holder is two copies at once; a number that is not the next one is work lost or done twice.
 //
-// The protocol is a line over TCP, a connection a step: "TOKEN NUMBER PLACE", answered by "ok" or by what is wrong.
+// The protocol is a line over TCP, a connection a step: "TOKEN NUMBER PLACE", answered by "ok", by "end" where it was to be the
+// last step, or by what is wrong.
 package lease
 
 import (
@@ -22,6 +23,9 @@ import (
 // answerTime bounds one exchange.
 const answerTime = 2 * time.Second
 
+// Answers to a step that was taken.
+const wordOK, wordEnd = "ok", "end"
+
 // Process is what is known of one token.
 type Process struct {
 	// Last is the number of its last step.
@@ -35,6 +39,23 @@ type Server struct {
 	mu        sync.Mutex
 	processes map[string]Process
 	faults    []string
+	end       bool
+}
+
+// End makes the next step of each process its last one.
+func (s *Server) End() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end = true
+}
+
+func (s *Server) word() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end {
+		return wordEnd
+	}
+	return wordOK
 }
 
 // Serve answers until the listener is closed.
@@ -64,7 +85,7 @@ func (s *Server) answer(conn net.Conn) {
 	if _, err := fmt.Sscan(line, &token, &n, &place); err != nil {
 		return
 	}
-	text := "ok"
+	text := s.word()
 	if err := s.Step(token, n, place); err != nil {
 		text = err.Error()
 	}
@@ -114,19 +135,19 @@ func (s *Server) Faults() []string {
 }
 
 // Take takes step n of a process, from wherever this process is now, and tries until it has an answer: the network may just
-// have changed beneath it. The error is the server's refusal, or that ctx has ended.
-func Take(ctx context.Context, server, token string, n int) error {
+// have changed beneath it. last says that no more is to follow. The error is the server's refusal, or that ctx has ended.
+func Take(ctx context.Context, server, token string, n int) (last bool, err error) {
 	for {
 		text, err := exchange(ctx, server, token, n)
 		switch {
-		case err == nil && text == "ok":
-			return nil
+		case err == nil && (text == wordOK || text == wordEnd):
+			return text == wordEnd, nil
 		case err == nil:
-			return errors.New(text)
+			return false, errors.New(text)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("take step %d: %w", n, err)
+			return false, fmt.Errorf("take step %d: %w", n, err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -50,9 +50,14 @@ func TestTake(t *testing.T) {
 	var s Server
 	served := make(chan error)
 	go func() { served <- s.Serve(l) }()
-	require.NoError(t, Take(t.Context(), l.Addr().String(), "token", 1))
-	require.NoError(t, Take(t.Context(), l.Addr().String(), "token", 2))
-	require.ErrorContains(t, Take(t.Context(), l.Addr().String(), "token", 9), "it was at 2")
+	for n := range 2 {
+		last, err := Take(t.Context(), l.Addr().String(), "token", n+1)
+		require.NoError(t, err)
+		require.Equal(t, n == 1, last)
+		s.End()
+	}
+	_, err = Take(t.Context(), l.Addr().String(), "token", 9)
+	require.ErrorContains(t, err, "it was at 2")
 	require.Equal(t, map[string]Process{"token": {Last: 2, Places: []string{"127.0.0.1"}}}, s.Processes())
 	require.NoError(t, l.Close())
 	require.NoError(t, <-served)
