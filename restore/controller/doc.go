@@ -1,9 +1,11 @@
-// Package controller keeps one Checkpoint for each protected pod and carries bare pods over an interruption: it says
-// whether a pod can be protected, releases the source once its final generation is durable, and creates the replacement.
+// Package controller keeps one Checkpoint for each protected pod and its continuations, and carries pods over an interruption:
+// it says whether a pod can be protected, releases the source once its final generation is durable, and creates the
+// replacement of a bare pod. Owners make those of theirs; which pod continues which, the agents decide by their claims.
 //
-// There is one Reconciler, keyed by namespace and name: the identity of a bare pod and the name of its Checkpoint. It
-// looks at the world anew each time and runs its phases in order (end, follow, protect, release, replace). Every phase
-// is idempotent and has the same shape.
+// There is one Reconciler, keyed by Checkpoints. It looks at the world anew each time (the pod that bears the Checkpoint,
+// the one that has claimed, another under the bearer's name) and runs its phases in order: end, follow, protect, tolerate,
+// release, replace, give up. Every phase is idempotent and has the same shape. A pod of the key's name that no Checkpoint
+// concerns is enrolled after that.
 //
 // # What keeps it safe
 //
