@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -235,4 +236,53 @@ func TestForcedRemovalIsADisruption(t *testing.T) {
 	require.Equal(t, corev1.PodFailed, seen.Status.Phase, "a Job with a podFailurePolicy waits for that")
 	require.Equal(t, corev1.DisruptionTarget, seen.Status.Conditions[0].Type)
 	require.Nil(t, w.podNamed("train-a"))
+}
+
+// The process dies before or after any one of its writes; whatever starts next brings the path of an owned pod to the same end.
+func TestACrashAtAnyWriteOfAnOwnedPodsPath(t *testing.T) {
+	for _, afterwards := range []bool{false, true} {
+		for k := 1; ; k++ {
+			reached := false
+			t.Run(fmt.Sprintf("write %d, applied %t", k, afterwards), func(t *testing.T) {
+				w := newWorld(t)
+				_, of := w.job()
+				writes := 0
+				w.fault = func(applied bool) error {
+					if !applied {
+						writes++
+					}
+					if writes == k && applied == afterwards && !reached {
+						reached = true
+						return errCrash
+					}
+					return nil
+				}
+				source := w.userCreates(of("train-a"))
+				w.on("train-a")
+				w.settle()
+				w.notice()
+				w.userCreates(of("train-b"), notStarted)
+				w.commit()
+				w.settleWithin(time.Second)
+				w.claimFor("train-b", "b")
+				w.settleWithin(time.Second)
+				w.kubeletOf("train-a")
+				w.started("train-b")
+				w.resumedFor("train-b")
+				w.settleWithin(time.Second)
+				require.Equal(t, []string{"train-a"}, w.points())
+				s := w.checkpointNamed("train-a").Status
+				require.Equal(t, "train-b", s.Pod.Name)
+				require.True(t, s.IsTrue(v1alpha1.ConditionEvacuated), "an agent's condition was lost")
+				require.True(t, s.IsTrue(v1alpha1.ConditionRestored), "an agent's condition was lost")
+				require.Nil(t, w.podNamed("train-a"))
+				require.Contains(t, w.evictions, source.UID)
+				require.NotContains(t, w.evictions, s.Pod.UID)
+			})
+			if !reached {
+				require.Greater(t, k, 8, "the fault was never reached")
+				break
+			}
+		}
+	}
 }
