@@ -41,6 +41,8 @@ import (
 const (
 	// prepareTime bounds one answer; lifeboat-runtime waits a little longer, and the kubelet gives a create two minutes.
 	prepareTime = 90 * time.Second
+	// awaitTime is how much of it a pod waits for one that is being evacuated; the rest is for a restore.
+	awaitTime = 60 * time.Second
 	// tryEvery is the first wait between two steps, tryAtMost the longest.
 	tryEvery, tryAtMost = 250 * time.Millisecond, 4 * time.Second
 	// fetchAttempts is how often a fetch goes on before the claim is tried anew, from its beginning.
@@ -106,7 +108,7 @@ func New(options Options) *Preparer { return &Preparer{options: options, begun: 
 func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareTime)
 	defer cancel()
-	told := false
+	began, told := time.Now(), false
 	for wait := tryEvery; ; wait = min(2*wait, tryAtMost) {
 		reply, err := p.step(ctx, req)
 		if err == nil || errors.Is(err, errRefused) {
@@ -117,22 +119,22 @@ func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (ha
 			p.event(types.UID(req.PodUID), req, corev1.EventTypeWarning, EventNodeUnfit, err.Error())
 		}
 		p.options.Log.Warn().Err(err).Str("namespace", req.Namespace).Str("pod", req.Pod).Msg("not prepared yet, trying again")
+		if errors.Is(err, errWait) && time.Since(began) >= awaitTime {
+			return p.notAwaited(req, err), nil
+		}
 		select {
 		case <-ctx.Done():
-			if errors.Is(err, errWait) {
-				return p.notAwaited(req, err), nil
-			}
 			return handover.PrepareReply{}, err
 		case <-time.After(wait):
 		}
 	}
 }
 
-// notAwaited starts a pod that has waited for as long as a create may take. Nothing is claimed by it, and its owner made it
-// to run beside or after the one that is evacuated.
+// notAwaited starts a pod that has waited for long enough. Nothing is claimed by it, and its owner made it to run beside or
+// after the one that is evacuated.
 func (p *Preparer) notAwaited(req handover.PrepareRequest, waited error) handover.PrepareReply {
 	p.event(types.UID(req.PodUID), req, corev1.EventTypeWarning, eventNotAwaited,
-		fmt.Sprintf("started from the beginning after %s: %s", prepareTime, waited))
+		fmt.Sprintf("started from the beginning after %s: %s", awaitTime, waited))
 	return p.create()
 }
 
