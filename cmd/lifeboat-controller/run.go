@@ -76,10 +76,7 @@ func run(ctx context.Context, c *config) error {
 	if err != nil {
 		return err
 	}
-	hook, err := newWebhook(ctx, client, shared, c)
-	if err != nil {
-		return err
-	}
+	hook := newWebhook(client, shared, c)
 	one := func(ctx context.Context, leaving bool) error {
 		return term(ctx, parts{rest: config, config: c, cache: shared, webhook: hook}, leaving)
 	}

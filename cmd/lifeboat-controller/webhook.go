@@ -29,43 +29,58 @@ const (
 	webhookConfiguration = "lifeboat"
 )
 
-// fillEvery is the wait between tries to fill the cache, whose kinds may not be there yet.
+// fillEvery is the wait between tries at the start: the API server may be away, and our kind not be there yet.
 const fillEvery = 2 * time.Second
 
 // webhook is what a replica does whether it leads or not.
 type webhook struct {
+	kube   kubernetes.Interface
 	cache  cache.Cache
 	keeper *certificates.Keeper
 	server *admission.Server
 	filled atomic.Bool
 }
 
-func newWebhook(ctx context.Context, kube kubernetes.Interface, shared cache.Cache, c *config) (*webhook, error) {
-	self, err := kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("ask the API server who this is: %w", err)
-	}
+func newWebhook(kube kubernetes.Interface, shared cache.Cache, c *config) *webhook {
 	log := ctrl.Log.WithName("webhook")
 	keeper := &certificates.Keeper{
 		Client: kube, Namespace: c.namespace, Secret: webhookSecret, Service: webhookService,
 		Configuration: webhookConfiguration, Log: log,
 	}
-	handler := &admission.Handler{
-		Lookup: admission.Finder{Reader: shared, Now: time.Now}, Self: self.Status.UserInfo.Username, Log: log,
-	}
+	handler := &admission.Handler{Lookup: admission.Finder{Reader: shared, Now: time.Now}, Log: log}
 	return &webhook{
-		cache: shared, keeper: keeper,
+		kube: kube, cache: shared, keeper: keeper,
 		server: &admission.Server{Handler: handler, Port: c.webhookPort, Certificate: keeper.GetCertificate},
-	}, nil
+	}
 }
 
 // run serves until ctx ends, and a moment longer.
 func (w *webhook) run(ctx context.Context) error {
+	if !w.learnSelf(ctx) {
+		return nil
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.keeper.Run(ctx) })
 	group.Go(func() error { return w.server.Run(ctx) })
 	group.Go(func() error { return w.fill(ctx) })
 	return group.Wait()
+}
+
+// learnSelf asks the API server who this is, until it answers. False: ctx has ended before.
+func (w *webhook) learnSelf(ctx context.Context) bool {
+	for {
+		self, err := w.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		if err == nil {
+			w.server.Handler.Self = self.Status.UserInfo.Username
+			return true
+		}
+		ctrl.Log.Error(err, "the API server does not say who this is, trying again")
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(fillEvery):
+		}
+	}
 }
 
 // fill reads what the webhook looks up into the cache, so that no call has to wait for that.

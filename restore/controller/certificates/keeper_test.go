@@ -237,7 +237,7 @@ func TestNoCallFailsWhateverRotates(t *testing.T) {
 				replicas = append(replicas, c.started(start.Add(skew)))
 			}
 			const lag = 10 * time.Second
-			now, late := start, c.bundle()
+			now := start
 			rotations := 0
 			for now.Before(start.Add(500 * 24 * time.Hour)) {
 				step := time.Duration(random.Int64N(int64(10*24*time.Hour)) + 1)
@@ -246,7 +246,7 @@ func TestNoCallFailsWhateverRotates(t *testing.T) {
 				}
 				now = now.Add(step)
 				c.ClearActions()
-				late = c.bundle() // what was set in the step before has been seen by now
+				late := c.bundle() // what was set in the step before has been seen by now
 				switch random.IntN(30) {
 				case 0:
 					c.deleteSecret()
