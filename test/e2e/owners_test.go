@@ -70,12 +70,19 @@ func (l *workload) remove(ctx context.Context) {
 	_, err := l.w.kube.Kubectl(ctx, nil, "-n", namespace, "delete", "--ignore-not-found", "job/"+l.name, "deployment/"+l.name, "statefulset/"+l.name)
 	require.NoError(l.t, err)
 	require.NoError(l.t, deploy.Until(ctx, "end of "+l.name, func(ctx context.Context) (bool, string, error) {
-		out, err := l.w.kube.Kubectl(ctx, nil, "-n", namespace, "delete", "pod", "-l", "app="+l.name, "--ignore-not-found", "--grace-period=0", "--force", "--wait=false")
+		these := metav1.ListOptions{LabelSelector: "app=" + l.name}
+		pods, err := l.w.kube.CoreV1().Pods(namespace).List(ctx, these)
 		if err != nil {
 			return false, "", err
 		}
+		if len(pods.Items) > 0 {
+			now := metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0))}
+			if err := l.w.kube.CoreV1().Pods(namespace).DeleteCollection(ctx, now, these); err != nil {
+				return false, "", err
+			}
+		}
 		left, err := l.w.kube.CheckpointsOf(ctx, namespace, l.name)
-		return out == "" && len(left) == 0, fmt.Sprint(out, len(left), " Checkpoints"), err
+		return len(pods.Items)+len(left) == 0, fmt.Sprintf("%d pods, %d Checkpoints", len(pods.Items), len(left)), err
 	}))
 }
 
@@ -209,12 +216,6 @@ func jobCase(name string, pods int, change func(*batchv1.JobSpec), satisfied fun
 func ownerCases() []ownerCase {
 	nothing := func(context.Context, *workload) {}
 	return []ownerCase{
-		jobCase("job", 1, func(*batchv1.JobSpec) {}, nothing),
-		jobCase("parallel-job", 3, func(*batchv1.JobSpec) {}, nothing),
-		jobCase("indexed-job", 2, func(s *batchv1.JobSpec) {
-			// Each index waits for its replacement on its own.
-			s.CompletionMode, s.BackoffLimit, s.BackoffLimitPerIndex = ptr.To(batchv1.IndexedCompletion), nil, ptr.To(int32(0))
-		}, indexesGoOn),
 		{"stateful", 2, func(ctx context.Context, l *workload) {
 			_, err := l.w.kube.AppsV1().StatefulSets(namespace).Create(ctx, &appsv1.StatefulSet{ObjectMeta: l.meta(), Spec: appsv1.StatefulSetSpec{
 				Replicas: ptr.To(int32(2)), Selector: l.selector(), Template: l.template(corev1.RestartPolicyAlways),
@@ -233,6 +234,12 @@ func ownerCases() []ownerCase {
 				return err == nil && d.Status.AvailableReplicas == 2 && d.Status.Replicas == 2, fmt.Sprint(d.Status), err
 			}))
 		}},
+		jobCase("job", 1, func(*batchv1.JobSpec) {}, nothing),
+		jobCase("parallel-job", 3, func(*batchv1.JobSpec) {}, nothing),
+		jobCase("indexed-job", 2, func(s *batchv1.JobSpec) {
+			// Each index waits for its replacement on its own.
+			s.CompletionMode, s.BackoffLimit, s.BackoffLimitPerIndex = ptr.To(batchv1.IndexedCompletion), nil, ptr.To(int32(0))
+		}, indexesGoOn),
 	}
 }
 
@@ -261,8 +268,9 @@ func ordinalsGoOn(ctx context.Context, l *workload) {
 // TestOwnersWithNotice has pods of all kinds of owners on one node when its notice comes. The Job controller takes its time, so
 // they are interrupted all at once.
 func TestOwnersWithNotice(t *testing.T) {
-	ctx, w := testContext(t), shared()
-	cases := ownerCases()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // a Job's controller waits for 40 s before it replaces three
+	t.Cleanup(cancel)
+	w, cases := shared(), ownerCases()
 	workloads, before := make([]*workload, len(cases)), make([]map[string]lease.Process, len(cases))
 	for i, c := range cases {
 		workloads[i] = newWorkload(ctx, t, w, c.name)
