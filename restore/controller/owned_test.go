@@ -286,3 +286,35 @@ func TestACrashAtAnyWriteOfAnOwnedPodsPath(t *testing.T) {
 		}
 	}
 }
+
+// A training operator makes its pods anew under their old names. A pod of another role is another identity, whatever waits.
+func TestAnOperatorsPodGoesOnUnderItsName(t *testing.T) {
+	w := newWorld(t)
+	owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "train", UID: w.uid()}}
+	role := func(role string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Labels["training.kubeflow.org/replica-type"] = role }
+	}
+	source := w.userCreates(by(owner, "kubeflow.org/v1", "PyTorchJob", "train-master-0"), role("master"))
+	w.settle()
+	w.on("train-master-0")
+	w.notice()
+	w.commit()
+	w.settleWithin(time.Second)
+	w.kubeletOf("train-master-0")
+	w.settleWithin(time.Second)
+	w.userCreates(by(owner, "kubeflow.org/v1", "PyTorchJob", "train-worker-0"), role("worker"), notStarted)
+	next := w.userCreates(by(owner, "kubeflow.org/v1", "PyTorchJob", "train-master-0"), role("master"), notStarted)
+	w.settleWithin(time.Second)
+	require.Equal(t, StageWaiting, StageOf(&w.checkpointNamed("train-master-0").Status))
+	require.NotNil(t, w.checkpointNamed("train-worker-0"), "it continues nobody")
+	w.claimFor("train-master-0", "b")
+	w.started("train-master-0")
+	w.resumedFor("train-master-0")
+	w.settleWithin(time.Second)
+	s := w.checkpointNamed("train-master-0").Status
+	require.Equal(t, next.UID, s.Pod.UID)
+	require.NotEqual(t, source.UID, s.Pod.UID)
+	require.True(t, s.IsTrue(v1alpha1.ConditionProtectable))
+	require.Len(t, w.points(), 2)
+	require.Empty(t, w.created)
+}
