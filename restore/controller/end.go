@@ -67,7 +67,7 @@ func ownedAsBefore(o *observation) bool {
 
 // claims tells whether the pod holds a claim on any Checkpoint.
 func (r *Reconciler) claims(ctx context.Context, pod *corev1.Pod) (bool, error) {
-	points, err := r.concerning(ctx, r.Client, pod)
+	points, err := r.naming(ctx, pod)
 	if err != nil {
 		return false, err
 	}

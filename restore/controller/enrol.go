@@ -25,8 +25,8 @@ func (r *Reconciler) enrol(ctx context.Context, o *observation) error {
 	if err != nil {
 		return err
 	}
-	for _, from := range []client.Reader{r.Client, r.Live} {
-		points, err := r.concerning(ctx, from, pod)
+	for _, live := range []bool{false, true} {
+		points, err := r.concerning(ctx, pod, live)
 		if err != nil {
 			return err
 		}
@@ -41,17 +41,33 @@ func (r *Reconciler) enrol(ctx context.Context, o *observation) error {
 	return r.createCheckpoint(ctx, o, pod, id)
 }
 
-// concerning lists the Checkpoints that the pod may have to do with: those of its key, and, out of the cache alone, those
-// that name it.
-func (r *Reconciler) concerning(ctx context.Context, from client.Reader, pod *corev1.Pod) ([]v1alpha1.Checkpoint, error) {
-	var list, named v1alpha1.CheckpointList
-	if err := from.List(ctx, &list, client.InNamespace(pod.Namespace), client.MatchingLabels{v1alpha1.LabelIdentity: keyOf(pod)}); err != nil {
+// concerning lists the Checkpoints that the pod may have to do with: those that name it, as far as the cache knows, and those
+// of its key, past the cache where that is asked for.
+func (r *Reconciler) concerning(ctx context.Context, pod *corev1.Pod, live bool) ([]v1alpha1.Checkpoint, error) {
+	points, err := r.naming(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	var list v1alpha1.CheckpointList
+	key := keyOf(pod)
+	if live {
+		err = r.Live.List(ctx, &list, client.InNamespace(pod.Namespace), client.MatchingLabels{v1alpha1.LabelIdentity: key})
+	} else {
+		err = r.Client.List(ctx, &list, client.InNamespace(pod.Namespace), client.MatchingFields{indexIdentity: key})
+	}
+	if err != nil {
 		return nil, fmt.Errorf("list checkpoints of the identity of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	if err := r.Client.List(ctx, &named, client.InNamespace(pod.Namespace), client.MatchingFields{indexPods: string(pod.UID)}); err != nil {
+	return append(points, list.Items...), nil
+}
+
+// naming lists the Checkpoints that the pod bears or has claimed, as far as the cache knows.
+func (r *Reconciler) naming(ctx context.Context, pod *corev1.Pod) ([]v1alpha1.Checkpoint, error) {
+	var list v1alpha1.CheckpointList
+	if err := r.Client.List(ctx, &list, client.InNamespace(pod.Namespace), client.MatchingFields{indexPods: string(pod.UID)}); err != nil {
 		return nil, fmt.Errorf("list checkpoints that name pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return append(list.Items, named.Items...), nil
+	return list.Items, nil
 }
 
 // wanted tells whether a pod that no Checkpoint concerns is to get one, and names a mistaken label.

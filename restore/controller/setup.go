@@ -51,7 +51,14 @@ func CacheOptions() (cache.Options, error) {
 }
 
 // indexPods finds Checkpoints by the pods that they name: by UID those that bear or have claimed, by name those that bear.
-const indexPods = "pods"
+// indexIdentity finds them by the key of their identity: a list by label would look at every one of the namespace.
+const indexPods, indexIdentity = "pods", "identity"
+
+// indexes are what Setup adds to the cache.
+var indexes = map[string]client.IndexerFunc{
+	indexPods:     podsOf,
+	indexIdentity: func(o client.Object) []string { return []string{o.GetLabels()[v1alpha1.LabelIdentity]} },
+}
 
 func podsOf(o client.Object) []string {
 	ck, ok := o.(*v1alpha1.Checkpoint)
@@ -71,8 +78,10 @@ func podsOf(o client.Object) []string {
 // Setup hangs the Reconciler into the manager. A pod wakes its namesake, where a Checkpoint is made, and the Checkpoints that
 // name it; a node wakes the Checkpoints whose pods it bears.
 func (r *Reconciler) Setup(mgr ctrl.Manager) error {
-	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.Checkpoint{}, indexPods, podsOf); err != nil {
-		return fmt.Errorf("index checkpoints by pod: %w", err)
+	for name, of := range indexes {
+		if err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.Checkpoint{}, name, of); err != nil {
+			return fmt.Errorf("index checkpoints by %s: %w", name, err)
+		}
 	}
 	warm := true // a stand-in's cache is filled before it leads, so that it acts at once
 	err := ctrl.NewControllerManagedBy(mgr).

@@ -66,7 +66,8 @@ func newWorld(t *testing.T) *world {
 	log.SetLogger(logr.Discard())
 	w := &world{t: t, point: subject.Name, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
 	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).
-		WithIndex(&v1alpha1.Checkpoint{}, indexPods, podsOf).Build()
+		WithIndex(&v1alpha1.Checkpoint{}, indexPods, podsOf).
+		WithIndex(&v1alpha1.Checkpoint{}, indexIdentity, indexes[indexIdentity]).Build()
 	w.api = interceptor.NewClient(w.raw, interceptor.Funcs{
 		Create: w.create, Delete: w.remove, Patch: w.patch, SubResourcePatch: w.patchStatus, SubResourceCreate: w.evict,
 	})

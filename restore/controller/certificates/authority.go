@@ -22,7 +22,7 @@ const (
 	// servingLife is that of a serving certificate, which is made anew in its last third.
 	servingLife = 30 * 24 * time.Hour
 	// settle is how long an authority is trusted before anything is signed with it: every API server knows it by then.
-	settle = 30 * time.Second
+	settle = 15 * time.Second
 	// overlap is how long the authorities before it are still trusted after that.
 	overlap = time.Hour
 	// backdate lets a certificate be valid for clocks that lag.
