@@ -13,6 +13,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/test/bed"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
@@ -65,7 +66,7 @@ var (
 
 // handoverLab is a bed with Lifeboat and the image of the job.
 type handoverLab struct {
-	series
+	rows.Series
 	bed    *bed.Cluster
 	kube   *deploy.Kube
 	node   *bed.Node
@@ -75,10 +76,10 @@ type handoverLab struct {
 
 // measureHandover has a job handed from node to node of a test bed of its own, and measures against what a script with
 // kubelet's checkpoint API, zstd and an S3 client would do, and against runc alone, for a job of the same kind.
-func measureHandover(ctx context.Context, o Options, folder string) (rows []Row, err error) {
+func measureHandover(ctx context.Context, o Options, folder string) (all []rows.Row, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
-	l := &handoverLab{series: series{}, folder: folder}
+	l := &handoverLab{Series: rows.Series{}, folder: folder}
 	if l.bed, err = bed.Up(ctx, bed.Options{Dir: filepath.Join(o.Root, "build", "bench-bed"), Progress: o.Progress}); err != nil {
 		return nil, err
 	}
@@ -150,32 +151,32 @@ func (l *handoverLab) ours(ctx context.Context, name string) error {
 		if from == nil || to == nil {
 			return fmt.Errorf("timeline of %s lacks a moment of %q", name, s.name)
 		}
-		l.add(s.name, to.Sub(from.Time).Seconds())
+		l.Add(s.name, to.Sub(from.Time).Seconds())
 	}
-	l.add(seen, c.Status.Timeline.Notice.Sub(announced).Seconds())
-	l.add(storedSize, float64(c.Status.Generation.StoredBytes)/mib)
+	l.Add(seen, c.Status.Timeline.Notice.Sub(announced).Seconds())
+	l.Add(storedSize, float64(c.Status.Generation.StoredBytes)/mib)
 	return errors.Join(l.calm(ctx), l.removeJob(ctx, name))
 }
 
-func (l *handoverLab) rows() []Row {
+func (l *handoverLab) rows() []rows.Row {
 	// Theirs freezes within, and has CRIU lock the network; the kubelet's also writes the tar.
-	seconds := func(s stage) Row { return Row{Name: s.name, Value: l.median(s.name), Unit: "s"} }
-	rows := []Row{
-		seconds(stopping).versus(runcDump, l.median(runcDump)),
-		seconds(dumping).versus(runcDump, l.median(runcDump)),
-		seconds(dumping).versus(kubeletDump, l.median(kubeletDump)),
-		seconds(upload).versus("zstd, then PUT", l.median(zstdTar)+l.median(putTar)),
-		seconds(upload).versus("zstd | PUT", l.median(pipedTar)),
-		seconds(saving).versus("kubelet, zstd, then PUT", l.median(kubeletDump)+l.median(zstdTar)+l.median(putTar)),
-		seconds(saving).versus("kubelet, zstd | PUT", l.median(kubeletDump)+l.median(pipedTar)),
+	seconds := func(s stage) rows.Row { return rows.Row{Name: s.name, Value: l.Median(s.name), Unit: "s"} }
+	all := []rows.Row{
+		seconds(stopping).Versus(runcDump, l.Median(runcDump)),
+		seconds(dumping).Versus(runcDump, l.Median(runcDump)),
+		seconds(dumping).Versus(kubeletDump, l.Median(kubeletDump)),
+		seconds(upload).Versus("zstd, then PUT", l.Median(zstdTar)+l.Median(putTar)),
+		seconds(upload).Versus("zstd | PUT", l.Median(pipedTar)),
+		seconds(saving).Versus("kubelet, zstd, then PUT", l.Median(kubeletDump)+l.Median(zstdTar)+l.Median(putTar)),
+		seconds(saving).Versus("kubelet, zstd | PUT", l.Median(kubeletDump)+l.Median(pipedTar)),
 		seconds(downtime), // theirs has no restore
 		// Both hold the same random memory; ours has the volumes besides, theirs the tar's padding.
-		Row{Name: storedSize, Value: l.median(storedSize), Unit: "MiB"}.
-			versus(tarSize, l.median(tarSize)).wants(Target{Bound: 1.05}),
-		{Name: seen, Value: l.median(seen), Unit: "s"},
+		rows.Row{Name: storedSize, Value: l.Median(storedSize), Unit: "MiB"}.
+			Versus(tarSize, l.Median(tarSize)).Wants(rows.Target{Bound: 1.05}),
+		{Name: seen, Value: l.Median(seen), Unit: "s"},
 	}
 	for _, s := range steps {
-		rows = append(rows, seconds(s))
+		all = append(all, seconds(s))
 	}
-	return rows
+	return all
 }

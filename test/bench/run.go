@@ -10,7 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
+
+// rounds is how often everything is measured; rows show medians. Ours and theirs take turns, so that what else runs on
+// the machine meets both.
+const rounds = 3
 
 // Options say what to measure.
 type Options struct {
@@ -23,7 +29,7 @@ type Options struct {
 }
 
 // parts measure. folder is one of the part's own, empty, and removed afterwards.
-var parts = map[string]func(ctx context.Context, o Options, folder string) ([]Row, error){
+var parts = map[string]func(ctx context.Context, o Options, folder string) ([]rows.Row, error){
 	"store":    measureStore,
 	"handover": measureHandover,
 }
@@ -57,12 +63,12 @@ func runPart(ctx context.Context, o Options, name string) error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	defer os.RemoveAll(folder)
-	rows, err := parts[name](ctx, o, folder)
+	all, err := parts[name](ctx, o, folder)
 	if err != nil {
 		return err
 	}
 	var encoded bytes.Buffer
-	if err := encodeRows(&encoded, rows); err != nil {
+	if err := rows.Encode(&encoded, all); err != nil {
 		return err
 	}
 	file := filepath.Join(results, name+".json")
@@ -70,5 +76,5 @@ func runPart(ctx context.Context, o Options, name string) error {
 		return fmt.Errorf("write results: %w", err)
 	}
 	fmt.Fprintf(o.Out, "%s: medians of %d rounds where a row does not say otherwise; also in %s\n", name, rounds, file)
-	return printTable(o.Out, rows)
+	return rows.Print(o.Out, all)
 }

@@ -44,7 +44,7 @@ func (l *handoverLab) seconds(name string, fn func() error) error {
 	if err := fn(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	l.add(name, time.Since(start).Seconds())
+	l.Add(name, time.Since(start).Seconds())
 	return nil
 }
 
@@ -92,7 +92,7 @@ func (l *handoverLab) saveInTurn(ctx context.Context, client *minio.Client, arch
 	if err != nil {
 		return err
 	}
-	l.add(tarSize, float64(packed.Len())/mib)
+	l.Add(tarSize, float64(packed.Len())/mib)
 	return l.seconds(putTar, func() error {
 		_, err := client.PutObject(ctx, l.bed.Bucket().Name, key, &packed, int64(packed.Len()), minio.PutObjectOptions{})
 		return err
