@@ -109,7 +109,7 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 		}
 		err = awaitServer(ctx, call.exited, settle)
 		if err == nil {
-			taken, err = readLazy(ctx, r.seen(images), state.PID, sink)
+			taken, err = readAbsent(ctx, r.seen(images), state.PID, flagLazy, sink)
 		}
 		if err == nil {
 			err = finish()
@@ -145,9 +145,10 @@ func hasOwnNetwork(pid int) error {
 	return nil
 }
 
-// readLazy reads what CRIU's page maps in images name as lazy, all of it, and turns them into those of a full dump.
-func readLazy(ctx context.Context, images string, init int, sink memory.Sink) (Taken, error) {
-	maps, err := lazyMaps(images)
+// readAbsent reads what CRIU's page maps in images name as absent, all of it, from the frozen tasks, and turns the maps into
+// those of a full dump.
+func readAbsent(ctx context.Context, images string, init int, absent uint32, sink memory.Sink) (Taken, error) {
+	maps, err := pageMaps(images, absent)
 	if err != nil {
 		return Taken{}, err
 	}
@@ -159,8 +160,8 @@ func readLazy(ctx context.Context, images string, init int, sink memory.Sink) (T
 		if len(m.memory.Runs) > 0 {
 			taken.Memory = append(taken.Memory, m.memory)
 		}
-		if len(m.lazy) > 0 {
-			wanted = append(wanted, memory.Wanted{Task: m.memory.Task, Runs: m.lazy})
+		if len(m.absent) > 0 {
+			wanted = append(wanted, memory.Wanted{Task: m.memory.Task, Runs: m.absent})
 		}
 	}
 	reader := memory.Reader{Proc: proc}

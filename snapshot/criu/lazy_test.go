@@ -352,12 +352,12 @@ func TestLazyMaps(t *testing.T) {
 	writePagemap(t, folder, "pagemap-5.img", 1, 2,
 		newEntry(0x1000, 1, present), newEntry(0x2000, 3, lazy), newEntry(0x8000, 1, present|lazy), newEntry(0x9000, 2, lazy))
 	writePagemap(t, folder, "pagemap-shmem-77.img", 2, 1, newEntry(0, 1, present))
-	maps, err := lazyMaps(folder)
+	maps, err := pageMaps(folder, flagLazy)
 	require.NoError(t, err)
 	require.Len(t, maps, 2)
 	require.Equal(t, snapshot.Memory{Image: "pages-1.img", Task: "mem/5", Runs: runs(0x1000, 4, 0x8000, 3)}, maps[0].memory)
 	require.Equal(t, runs(0x1000, 1, 0x8000, 1), maps[0].present)
-	require.Equal(t, runs(0x2000, 3, 0x9000, 2), maps[0].lazy)
+	require.Equal(t, runs(0x2000, 3, 0x9000, 2), maps[0].absent)
 	require.Equal(t, "shm/0", maps[1].memory.Task)
 
 	for _, m := range maps {
@@ -367,7 +367,7 @@ func TestLazyMaps(t *testing.T) {
 	flat, err := memoryOf(folder)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []snapshot.Memory{maps[0].memory, maps[1].memory}, flat, "it is a full dump now")
-	left, err := filepath.Glob(filepath.Join(folder, "flat-*"))
+	left, err := filepath.Glob(filepath.Join(folder, "mended-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
@@ -394,7 +394,7 @@ func TestLazyMapsAreRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			c.write(t, dir)
-			_, err := lazyMaps(dir)
+			_, err := pageMaps(dir, flagLazy)
 			require.ErrorIs(t, err, errNotUnderstood)
 		})
 	}
