@@ -116,6 +116,12 @@ func checkpointCases() []policyCase {
 		{"releases", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone, "")
 		})},
+		{"judges the owner's settings", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionSettingsValid, metav1.ConditionFalse, v1alpha1.ReasonSettingInvalid, "")
+		})},
+		{"says that its pod cannot be dumped", "", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionDumpable, metav1.ConditionFalse, v1alpha1.ReasonIOUring, "")
+		})},
 		{"says protectable", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonHostPID, "")
 		})},

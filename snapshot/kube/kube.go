@@ -219,9 +219,10 @@ func (j *Journal) Judged(ctx context.Context, t snapshot.Target, v snapshot.Verd
 		status = metav1.ConditionTrue
 	}
 	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
-		c.Status.Protection = &v1alpha1.Protection{
-			PodUID: types.UID(t.PodUID), Level: v.Level.String(), Dirty: *resource.NewQuantity(readable(p.Uploaded), resource.BinarySI),
-			Window: metav1.Duration{Duration: p.Durable.Round(100 * time.Millisecond)},
+		c.Status.Protection = &v1alpha1.Protection{PodUID: types.UID(t.PodUID), Level: v.Level.String()}
+		if p != (snapshot.Prediction{}) {
+			c.Status.Protection.Dirty = resource.NewQuantity(readable(p.Uploaded), resource.BinarySI)
+			c.Status.Protection.Window = &metav1.Duration{Duration: p.Durable.Round(100 * time.Millisecond)}
 		}
 		c.Status.SetCondition(v1alpha1.ConditionCurrent, status, v.Reason, v.Level.String()+": "+v.Message)
 	})
