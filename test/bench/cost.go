@@ -10,6 +10,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
@@ -51,7 +52,7 @@ func (l *storeLab) measureCost(ctx context.Context, set *images.Set) error {
 			for _, space := range set.Spaces {
 				streams = append(streams, bytes.NewReader(space.Pages))
 			}
-			return compress(io.Discard, io.MultiReader(streams...))
+			return rig.Zstd(io.Discard, io.MultiReader(streams...))
 		})
 		if err != nil {
 			return err

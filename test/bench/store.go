@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/lifeboat-dev/lifeboat/test/bed"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
@@ -117,14 +115,4 @@ func (l *storeLab) rows() []rows.Row {
 	}
 	// A busy machine makes seconds longer, those of CPU too where two threads share a core.
 	return append(all, rows.Row{Name: "CPU that others used meanwhile", Value: l.Median(rows.OtherLoad), Unit: "% of the machine"})
-}
-
-// compress writes one plain zstd stream at the fastest level.
-func compress(to io.Writer, from io.Reader) error {
-	encoder, err := zstd.NewWriter(to, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return fmt.Errorf("make zstd encoder: %w", err)
-	}
-	_, err = io.Copy(encoder, from)
-	return errors.Join(err, encoder.Close())
 }
