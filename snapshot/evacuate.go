@@ -11,7 +11,9 @@
 //   - Journal.Final is the step that lets another node restore. It follows a commit that was read back, and nothing in
 //     this package thaws a target for which it may have been called.
 //   - A failed or late evacuation ends with the target running as before, the signals that were held delivered.
-//   - After a crash at any point the files of Holds name the targets concerned; recover.go finishes or thaws each.
+//   - After a crash at any point the files of Holds name the targets concerned; recover.go finishes or thaws each. It
+//     finishes with the generation of the newest dump alone, which is told by a stamp in a file of its own and in the
+//     generation (stamp.go): an older one may have landed late, after its target was thawed.
 //   - A safety dump never says Final or Evacuated. Its target is thawed when all is read, when that fails, and when it takes
 //     too long; after a crash too, without asking anybody: a file beside the hold says that it is one of a safety dump,
 //     and no evacuation begins to hold before that file is gone.

@@ -92,17 +92,18 @@ func (e *Evacuator) begin(ctx context.Context, t Target, m Moments) {
 	}
 }
 
-// intoWriter is a Dump and the Writer that has the pages which are not in its files.
+// intoWriter is a Dump, its stamp, and the Writer that has the pages which are not in its files.
 type intoWriter struct {
 	Dump
+	stamp  time.Time
 	writer *openWriter
 }
 
 // dump dumps the frozen t, twice if need be, into w where there is one.
 func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWriter, error) {
-	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
+	dump, err := e.dumpOnce(ctx, t, w)
 	if err == nil || ctx.Err() != nil {
-		return intoWriter{dump, w}, err
+		return dump, err
 	}
 	// A dump that was cut off may have let the tasks go.
 	if fault := e.options.Runtime.Pause(ctx, t.ID); fault != nil {
@@ -111,11 +112,21 @@ func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWrit
 	if errors.Is(err, errBucket) {
 		w = nil // a full dump is good for whichever Writer is to be had
 	}
-	dump, again := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
+	dump, again := e.dumpOnce(ctx, t, w)
 	if again != nil {
 		return intoWriter{}, errors.Join(err, again)
 	}
-	return intoWriter{dump, w}, nil
+	return dump, nil
+}
+
+// dumpOnce takes one dump, under a stamp of its own: t may have run since the one before.
+func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (intoWriter, error) {
+	stamp, err := e.stamps().next(t.ID)
+	if err != nil {
+		return intoWriter{}, err
+	}
+	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
+	return intoWriter{dump, stamp, w}, err
 }
 
 func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }

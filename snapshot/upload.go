@@ -85,7 +85,9 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 		}
 	}
 	w.Discard()
-	if err := w.Describe(e.meta(t, dump.RSSBytes, true)); err != nil {
+	meta := e.meta(t, dump.RSSBytes)
+	meta.Final, meta.Created = true, dump.stamp
+	if err := w.Describe(meta); err != nil {
 		return Committed{}, inBucket(err)
 	}
 	if err := addImages(ctx, dump.Dump, t.Name, w.Writer); err != nil {
@@ -130,15 +132,15 @@ func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base
 	} else if base == nil || base.Head().Number != head.Number || base.Head().WrittenEpoch != head.WrittenEpoch {
 		base = e.base(ctx, t)
 	}
-	meta := e.meta(t, 0, false)
+	meta := e.meta(t, 0)
 	meta.Number = head.Number + 1
 	return e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
 }
 
-// meta describes a generation of t.
-func (e *Evacuator) meta(t Target, rss int64, final bool) store.Meta {
+// meta describes a generation of t that is not final.
+func (e *Evacuator) meta(t Target, rss int64) store.Meta {
 	return store.Meta{
-		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Final: final, Created: time.Now(),
+		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Created: time.Now(),
 		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: rss}},
 		Requirements: e.options.Requirements,
 	}
