@@ -206,6 +206,8 @@ func (h *host) Scan(ctx context.Context, c Container, share float64, sink ScanSi
 	return Scan{Bytes: int64(len(seen)), CPU: cpu}, err
 }
 
+func (h *host) Forget(string) {}
+
 func (h *host) Vitals(c Container) (Vitals, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -13,6 +13,9 @@ type Scanner interface {
 	Scan(ctx context.Context, c Container, share float64, sink ScanSink) (Scan, error)
 	// Vitals measures c. ErrGone where it has ended.
 	Vitals(c Container) (Vitals, error)
+	// Forget tells that what sinks have got of container id counts no more: they have lost it, or nobody asks for it any
+	// more. A Scanner that hands on changes alone hands on all the next time, and gives up what it has kept for that.
+	Forget(id string)
 }
 
 // ScanSink is a Sink that says how much processor time it has cost beside the caller's own.

@@ -101,6 +101,7 @@ func (e *Evacuator) close(s *session, cause error) {
 		defer s.leave()
 		s.closed = true
 		e.drop(s)
+		e.forgetScans(s)
 	})
 }
 
@@ -171,12 +172,20 @@ func (e *Evacuator) drop(s *session) {
 		return
 	}
 	s.writer, s.atNotice = nil, 0
+	e.forgetScans(s)
 	e.ending.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), abortTimeout)
 		defer cancel()
 		w.Abort(ctx)
 		w.end()
 	})
+}
+
+// forgetScans tells the Scanner that what it has handed on of the target is lost.
+func (e *Evacuator) forgetScans(s *session) {
+	if e.options.Scanner != nil {
+		e.options.Scanner.Forget(s.key.container)
+	}
 }
 
 // commit ends the Writer by a commit. What it leaves is the base of the next one.

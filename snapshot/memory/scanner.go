@@ -39,6 +39,9 @@ func (s Scanner) Scan(ctx context.Context, c snapshot.Container, share float64, 
 	return snapshot.Scan{Bytes: stats.BytesRead, CPU: time.Duration(stats.CPUSeconds * float64(time.Second))}, err
 }
 
+// Forget implements snapshot.Scanner: nothing is kept.
+func (Scanner) Forget(string) {}
+
 // tick is the unit of times in /proc/PID/stat: USER_HZ is 100 wherever Linux runs. Source: proc_pid_stat(5).
 const tick = 10 * time.Millisecond
 
