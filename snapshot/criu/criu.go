@@ -47,6 +47,8 @@ type Runc struct {
 	HostRoot string
 
 	links links
+	// lacks are flags that the runtime does not know, see Choose.
+	lacks []string
 }
 
 // listed is what `runc list -f json` says of a container.
@@ -166,7 +168,7 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 	if err != nil {
 		return snapshot.Dump{}, err
 	}
-	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
+	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, r.dumpFlags()...)
 	if _, err := r.run(ctx, append(args, id)...); err != nil {
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")),
 			obstaclesOf(state.PID))

@@ -54,6 +54,11 @@ func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (
 	if err == nil {
 		return taken, nil
 	}
+	return r.fullInstead(ctx, id, dir, err)
+}
+
+// fullInstead takes a full dump after one that failed with err, where another can help.
+func (r *Runc) fullInstead(ctx context.Context, id, dir string, err error) (Taken, error) {
 	var ofSink *sinkError
 	if errors.As(err, &ofSink) || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNotFrozen) ||
 		errors.Is(err, ErrRefused) || ctx.Err() != nil {
@@ -64,21 +69,11 @@ func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (
 		return Taken{}, errors.Join(err, fault)
 	}
 	full.NotLazy = err
-	taken = Taken{Dump: full, Stored: map[string][]store.Run{}}
+	taken := Taken{Dump: full, Stored: map[string][]store.Run{}}
 	for _, m := range full.Memory {
 		taken.Stored[m.Image] = m.Runs
 	}
 	return taken, nil
-}
-
-// LazyDumps returns nil where the host's CRIU and kernel can dump lazily, and otherwise what they say.
-func (r *Runc) LazyDumps(ctx context.Context) error {
-	for _, feature := range []string{"uffd-noncoop"} {
-		if _, err := r.onHost(ctx, "env", "PATH="+r.CRIUDir+":"+hostPath, "criu", "check", "--feature", feature); err != nil {
-			return fmt.Errorf("%w: CRIU's feature %s: %w", errNotLazy, feature, err)
-		}
-	}
-	return nil
 }
 
 // sinkError is an error of the caller's.
@@ -99,11 +94,12 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 	if err != nil {
 		return Taken{}, err
 	}
-	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
+	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, r.dumpFlags()...)
 	args = append(args, "--lazy-pages", "--page-server", "127.0.0.1:"+strconv.Itoa(lazyPort), id)
 	var taken Taken
 	err = inRoom(func() error {
-		call, err := r.begin(ctx, args...)
+		// In this thread's network namespace and not in the host's; ctx does not end it, that is letGo's.
+		call, err := begin(r.hostCommand(context.WithoutCancel(ctx), false, r.argv(args)...))
 		if err != nil {
 			return err
 		}
@@ -179,7 +175,7 @@ func readAbsent(ctx context.Context, images string, init int, absent uint32, sin
 	return taken, err
 }
 
-// call is a running call of the runtime, which ctx does not end: that is letGo's, in the right order.
+// call is a running call on the host.
 type call struct {
 	cmd            *exec.Cmd
 	stdout, stderr bytes.Buffer
@@ -187,13 +183,12 @@ type call struct {
 	err            error // when exited
 }
 
-// begin starts the runtime in this thread's network namespace and not in the host's.
-func (r *Runc) begin(ctx context.Context, args ...string) (*call, error) {
-	c := &call{exited: make(chan struct{})}
-	c.cmd = r.hostCommand(context.WithoutCancel(ctx), false, r.argv(args)...)
-	c.cmd.Stdout, c.cmd.Stderr = &c.stdout, &c.stderr
+// begin starts a call, which has files as its descriptors from 3 on.
+func begin(cmd *exec.Cmd, files ...*os.File) (*call, error) {
+	c := &call{cmd: cmd, exited: make(chan struct{})}
+	c.cmd.Stdout, c.cmd.Stderr, c.cmd.ExtraFiles = &c.stdout, &c.stderr, files
 	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", r.Binary, err)
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	go func() {
 		defer close(c.exited)
