@@ -87,7 +87,7 @@ func (e *Evacuator) measure(s *session) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.measured.facts.Priority, s.measured.facts.Settings = t.Priority, t.Settings
+	s.measured.facts.Priority, s.measured.facts.Settings, s.measured.facts.Obstacles = t.Priority, t.Settings, t.Obstacles
 	s.measured.lives(vitals)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -61,6 +62,8 @@ type Target struct {
 	// Priority is the pod's, Settings what its owner asks for.
 	Priority int32
 	Settings TargetSettings
+	// Obstacles are what keeps it from being dumped as long as they stand, as its Checkpoint names them.
+	Obstacles []obstacle.Obstacle
 	// LeaveOut are the files that are no part of its generations.
 	LeaveOut exclude.Patterns
 }

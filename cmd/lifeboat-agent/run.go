@@ -26,6 +26,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
+	"github.com/lifeboat-dev/lifeboat/snapshot/eligible"
 	"github.com/lifeboat-dev/lifeboat/snapshot/files"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
@@ -74,6 +75,7 @@ type agent struct {
 	log       zerolog.Logger
 	watcher   *watcher.Watcher
 	evacuator *snapshot.Evacuator
+	lookout   *eligible.Lookout
 	tainter   *kube.Tainter
 	preparer  *node.Preparer
 	publisher *publisher
@@ -116,6 +118,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	a := &agent{config: c, log: log, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events}
 	a.evacuator = snapshot.New(snapshotOptions(c, log, runc, journal, generations, patient))
+	a.lookout = newLookout(c, log, journal)
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
 		HostRoot: c.hostRoot, WorkDir: filepath.Join(c.stateDir, "restore"), CRIUConfig: runc.ConfigFile,
@@ -147,11 +150,24 @@ func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *ku
 	return options
 }
 
+// newLookout looks at files only where they are not copied before a notice: else the verdict on what is measured counts.
+func newLookout(c *config, log zerolog.Logger, journal *kube.Journal) *eligible.Lookout {
+	l := &eligible.Lookout{
+		Looker: eligible.Looker{Proc: "/proc", Files: files.New(c.hostRoot)}, Board: journal,
+		Log: log.With().Str("part", "lookout").Logger(),
+	}
+	if !c.preDump {
+		l.MostFileBytes = c.policy.MostFileBytes(c.window, c.margin)
+	}
+	return l
+}
+
 // run runs all parts until ctx ends or one of them fails.
 func (a *agent) run(ctx context.Context) error {
 	socket := filepath.Join(a.config.hostRoot, handover.Socket)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.evacuator.Run(ctx) })
+	group.Go(func() error { return a.lookout.Run(ctx) })
 	group.Go(func() error { return a.tainter.Run(ctx) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })

@@ -53,7 +53,7 @@ var parsers = map[string]func(*Settings, string) error{
 		return err
 	},
 	v1alpha1.AnnotationInterval: func(s *Settings, v string) (err error) {
-		s.Interval, err = duration(v, time.Second, time.Hour)
+		s.Interval, err = duration(v, time.Second, 10*time.Minute)
 		return err
 	},
 	v1alpha1.AnnotationMaxFreeze: func(s *Settings, v string) (err error) {

@@ -33,7 +33,7 @@ func TestParse(t *testing.T) {
 		{"out of bounds", map[string]string{
 			v1alpha1.AnnotationInterval: "1ms", v1alpha1.AnnotationRecoveryPoint: "-5m", v1alpha1.AnnotationMaxCPU: "-1", v1alpha1.AnnotationMaxFreeze: "1h",
 		}, Settings{}, []string{
-			`annotation lifeboat.dev/interval, "1ms": out of bounds; write 1s to 1h0m0s`,
+			`annotation lifeboat.dev/interval, "1ms": out of bounds; write 1s to 10m0s`,
 			`annotation lifeboat.dev/max-cpu, "-1": out of bounds; write 10m to 64`,
 			`annotation lifeboat.dev/max-freeze, "1h": out of bounds; write 10ms to 10m0s`,
 			`annotation lifeboat.dev/recovery-point, "-5m": out of bounds; write 5s to 24h0m0s`,
