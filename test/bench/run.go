@@ -24,6 +24,9 @@ type Options struct {
 	Root string
 	// Parts are measured in this order; none means all.
 	Parts []string
+	// SizesMiB are the sizes of part snapshot's containers, Steps which of its steps are taken; none means all.
+	SizesMiB []int
+	Steps    []string
 	// Out takes the tables, Progress a line for every step.
 	Out, Progress io.Writer
 }
@@ -32,6 +35,7 @@ type Options struct {
 var parts = map[string]func(ctx context.Context, o Options, folder string) ([]rows.Row, error){
 	"store":    measureStore,
 	"handover": measureHandover,
+	"snapshot": measureSnapshot,
 }
 
 // Run measures the parts, writes build/bench/<part>.json for each, and prints its table. A missed target is no error.
