@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 )
 
-// vmPackages is what the machine of package softdirty consists of: a kernel that tracks writes, and what dumps.
-var vmPackages = []string{"criu", "iproute2", "iptables", "kmod", "linux-image-cloud-amd64", "mount", "nftables", "procps", "runc"}
+// vmPackages is what the machine of package softdirty consists of: a kernel that tracks writes, and what dumps. crun needs
+// cgroup v2 and libcriu2.
+var vmPackages = []string{"criu", "crun", "iproute2", "iptables", "kmod", "libcriu2", "linux-image-cloud-amd64",
+	"mount", "nftables", "procps", "runc"}
 
 // VM are the parts of a virtual machine with soft-dirty tracking. Nobody may write to them.
 type VM struct {
