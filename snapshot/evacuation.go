@@ -29,6 +29,8 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	defer s.leave()
+	s.laps = newLaps(m.Notice)
+	s.laps.end("wait")
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
 
 	next := e.opening(ctx, s)
@@ -36,11 +38,13 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	defer cancel()
 	if how.preDump {
 		e.lastRound(ctx, s, next.soon(ctx))
+		s.laps.end("round")
 	}
 	if err := e.hold(t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	e.begin(ctx, t, m)
+	s.laps.end("record")
 	var w *openWriter // none: a full dump
 	if e.options.Scanner != nil {
 		w = next.soon(ctx)
@@ -50,6 +54,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
+	s.laps.end("pause")
 	dump, err := e.dump(ctx, t, w)
 	if err != nil {
 		reason := reasonOf(err)
@@ -59,7 +64,8 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUp(parent, t, reason, err)
 	}
 	m.Dumped = time.Now()
-	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).
+	s.laps.end("dump")
+	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Dur("read_seconds", dump.ReadTime).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).
 		AnErr("not_lazy", dump.NotLazy).Msg("dumped")
 
 	next.Wait()
@@ -70,7 +76,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	}
 	m.Durable = time.Now()
 	committed.WindowBytes = committed.StoredBytes - s.atNotice
-	return e.finish(parent, t, committed, m)
+	return e.finish(parent, t, committed, m, s.laps)
 }
 
 // latest is the moment at which an evacuation gives up.
@@ -132,7 +138,7 @@ func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (into
 func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
-func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments) error {
+func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, took laps) error {
 	for {
 		err := e.options.Journal.Final(ctx, t, g, m)
 		if err == nil {
@@ -150,7 +156,7 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 		}
 	}
 	e.dropDump(t)
-	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
+	took.log(e.options.Log.Info()).Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
 		Int64("stored_bytes", g.StoredBytes).Int64("window_bytes", g.WindowBytes).Int64("rss_bytes", g.RSSBytes).
 		Dur("freeze_to_dumped", m.Dumped.Sub(m.Frozen)).Dur("notice_to_durable", m.Durable.Sub(m.Notice)).Msg("evacuated")
 	e.ending.Go(func() { e.end(context.WithoutCancel(ctx), t) })

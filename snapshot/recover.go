@@ -42,7 +42,7 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 	committed, found, err := e.committed(ctx, t)
 	switch {
 	case found:
-		return e.finish(ctx, t, committed, m)
+		return e.finish(ctx, t, committed, m, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
 	case (notice != nil && notice.Action.Evacuates() || !heard) && time.Until(m.Deadline) > e.options.Margin:
@@ -105,7 +105,7 @@ func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Momen
 	switch {
 	case found:
 		m.Durable = time.Now()
-		return e.finish(ctx, t, committed, m)
+		return e.finish(ctx, t, committed, m, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return errors.Join(cause, err)
 	}

@@ -42,6 +42,7 @@ type session struct {
 	closed bool
 	// atNotice is how much of the Writer's generation was in the bucket when the notice came.
 	atNotice int64
+	laps     laps // of the evacuation
 	// tidied and reaped are when that was last done.
 	tidied, reaped time.Time
 }

@@ -79,6 +79,8 @@ type Dump struct {
 	Images string
 	// RSSBytes is how much memory CRIU wrote.
 	RSSBytes int64
+	// ReadTime is how long memory was read for the sink; 0 for a full dump.
+	ReadTime time.Duration
 	// Memory says what the images that hold pages are made of. One that it leaves out is stored as any other file.
 	Memory []Memory
 	// OnDisk says, by the name of an image of Memory, which of its pages the file has, in their order; all others have

@@ -90,12 +90,15 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 	if err := w.Describe(meta); err != nil {
 		return Committed{}, inBucket(err)
 	}
+	s.laps.end("open")
 	if err := addImages(ctx, dump.Dump, t.Name, w.Writer); err != nil {
 		return Committed{}, err
 	}
+	s.laps.end("images")
 	if _, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w}); err != nil {
 		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
 	}
+	s.laps.end("files")
 	committed, err := e.commit(ctx, s, t, dump.RSSBytes)
 	if errors.Is(err, store.ErrFenced) {
 		// Where it was a newer epoch, the next Writer cannot begin and says so. Else somebody has rewritten the target.
@@ -112,6 +115,9 @@ func (e *Evacuator) commit(ctx context.Context, s *session, t Target, rss int64)
 		s.forget()
 		return Committed{}, inBucket(err)
 	}
+	s.laps.add("packs", generation.Took.Packs)
+	s.laps.add("commit", generation.Took.Manifest)
+	s.laps.add("read_back", generation.Took.ReadBack)
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", generation.Number).
 		Int64("epoch", generation.Epoch).Int64("blocks", generation.Blocks).Int64("new_blocks", generation.NewBlocks).
 		Int64("stored_bytes", generation.StoredBytes).Int("puts", generation.Puts).Msg("committed")

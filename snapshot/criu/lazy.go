@@ -167,6 +167,7 @@ func readAbsent(ctx context.Context, images string, init int, absent uint32, sin
 		}
 		return nil
 	})
+	taken.ReadTime = time.Duration(taken.Read.Seconds * float64(time.Second))
 	for _, m := range maps {
 		if err == nil {
 			err = m.flatten()
