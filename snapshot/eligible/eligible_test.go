@@ -206,6 +206,11 @@ func TestStatesOfTasks(t *testing.T) {
 			found, err := l.Tasks(process.Pid)
 			require.NoError(t, err)
 			require.Equal(t, []string{v1alpha1.ReasonTraced}, reasonsOf(found))
+
+			require.NoError(t, os.WriteFile("/proc/thread-self/comm", []byte("criu"), 0o600))
+			found, err = l.Tasks(process.Pid)
+			require.NoError(t, err)
+			require.Empty(t, found, "a dump of our own")
 			return nil
 		}))
 	})
