@@ -174,23 +174,32 @@ func (l *lab) leave(ctx context.Context, j *job, how change.Change, in string) (
 	}
 	l.Add(in+freeze, t.Dumped.Sub(t.Frozen.Time).Seconds())
 	l.Add(in+durable, t.Durable.Sub(t.Notice.Time).Seconds())
-	l.Add(in+"notice to frozen", t.Frozen.Sub(t.Notice.Time).Seconds())
-	l.Add(in+"dumped to durable", t.Durable.Sub(t.Dumped.Time).Seconds())
 	l.Add(in+how.Name+windowBytes, float64(g.WindowBytes))
 	evacuated, err := l.agent.await(ctx, j.name, saidEvacuated, announced, 1)
 	if err != nil {
 		return time.Time{}, err
 	}
+	said := map[string]event{saidEvacuated: evacuated, saidDumped: dumped}
 	for _, p := range parts {
-		if seconds, said := evacuated.parts[p.field]; said {
-			l.Add(in+p.name, seconds)
-		}
+		l.Add(in+p.name, said[p.said].parts[p.field]) // 0 where there was no such part
 	}
 	return t.Notice.Time, nil
 }
 
-// parts are the stretches of an evacuation that the agent's log tells.
-var parts = []struct{ name, field string }{}
+// parts are the stretches of an evacuation that the agent's log tells, in their order. Reading is within the dump.
+var parts = []struct{ name, said, field string }{
+	{"notice to durable, of that waiting for its turn", saidEvacuated, "wait_seconds"},
+	{"notice to durable, of that a last round", saidEvacuated, "round_seconds"},
+	{"notice to durable, of that the record of its begin", saidEvacuated, "record_seconds"},
+	{"notice to durable, of that runc pause", saidEvacuated, "pause_seconds"},
+	{"notice to durable, of that the dump", saidEvacuated, "dump_seconds"},
+	{"notice to durable, of that reading memory within the dump", saidDumped, "read_seconds"},
+	{"notice to durable, of that the other images", saidEvacuated, "images_seconds"},
+	{"notice to durable, of that files", saidEvacuated, "files_seconds"},
+	{"notice to durable, of that waiting for the upload", saidEvacuated, "packs_seconds"},
+	{"notice to durable, of that manifest and HEAD", saidEvacuated, "commit_seconds"},
+	{"notice to durable, of that reading back", saidEvacuated, "read_back_seconds"},
+}
 
 // emptyBucket removes what the jobs have left: the disk is not large.
 func (l *lab) emptyBucket(ctx context.Context) error {
@@ -232,10 +241,12 @@ func (l *lab) containerRows(c container) []rows.Row {
 	} else {
 		all = append(all, seconds(durable))
 	}
-	all = append(all, seconds("notice to frozen"), seconds("dumped to durable"), seconds(still))
 	for _, p := range parts {
 		all = append(all, seconds(p.name))
 	}
+	all = append(all, seconds(still),
+		rows.Row{Name: in + roundCPU, Value: l.Median(in+roundCPU) / (float64(c.sizeMiB) / 1024), Unit: "CPU s/GiB"},
+		rows.Row{Name: in + roundCPU, Value: l.Median(in + roundWall), Unit: "s"})
 	told := map[string]bool{}
 	for _, how := range c.changes {
 		if told[how.Name] {
