@@ -46,7 +46,6 @@ type Runc struct {
 	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
 	HostRoot string
 
-	links links
 	// lacks are flags that the runtime does not know, see Choose.
 	lacks []string
 }
@@ -118,7 +117,7 @@ func (r *Runc) Pause(ctx context.Context, id string) error {
 
 // Resume implements snapshot.Runtime.
 func (r *Runc) Resume(ctx context.Context, id string) error {
-	if err := r.links.drop(id); err != nil {
+	if err := r.dropLinks(ctx, id); err != nil {
 		return err
 	}
 	return r.turn(ctx, "resume", id, snapshot.StatusRunning)
@@ -192,7 +191,7 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 func (r *Runc) prepare(ctx context.Context, id string) (listed, error) {
 	state, err := r.state(ctx, id)
 	if err == nil {
-		err = errors.Join(r.links.drop(id), refuse(state.PID))
+		err = errors.Join(r.dropLinks(ctx, id), refuse(state.PID), r.noteLinks(id, state.PID))
 	}
 	if err != nil {
 		return listed{}, fmt.Errorf("dump container %s: %w", id, err)
@@ -202,7 +201,7 @@ func (r *Runc) prepare(ctx context.Context, id string) (listed, error) {
 
 // mend makes good what CRIU's images lack.
 func (r *Runc) mend(images string, state listed) error {
-	if err := errors.Join(mendTimers(images), r.links.restore(images, state.ID, state.PID)); err != nil {
+	if err := errors.Join(mendTimers(images), restoreLinks(images, state.PID)); err != nil {
 		return fmt.Errorf("dump container %s: %w", state.ID, err)
 	}
 	return nil
