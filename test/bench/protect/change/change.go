@@ -63,15 +63,26 @@ func Fill(memory []byte) {
 	}
 }
 
-// Write writes what zstd's fastest level makes 2.5 times smaller, as it does the memory of a numpy process.
+const (
+	// recordSize is that of a record, drawn how much of it is drawn at random; the rest is the same in all of them.
+	recordSize, drawn = 64, 24
+)
+
+var template = [recordSize]byte{drawn: 'k', drawn + 1: 1, drawn + 8: 'v', drawn + 16: 2, recordSize - 1: 0x7f}
+
+// Write writes records of which zstd's fastest level makes 2.5 times less, as it does of the memory of a numpy process, at
+// some 2 CPU s per GiB.
 func Write(page []byte, seed uint64) {
-	// splitmix64, of which three bytes of eight are taken. Pages begin elsewhere than a step apart: else they would overlap.
+	// splitmix64. Pages begin elsewhere than a step apart: else they would overlap.
 	state := (seed + 1) * 0xd1342543de82ef95
-	for at := 0; at+8 <= len(page); at += 8 {
-		state += 0x9e3779b97f4a7c15
-		x := (state ^ state>>30) * 0xbf58476d1ce4e5b9
-		x = (x ^ x>>27) * 0x94d049bb133111eb
-		binary.LittleEndian.PutUint64(page[at:], x>>40|0x3ff0<<48)
+	for at := 0; at < len(page); at += recordSize {
+		copy(page[at:], template[:])
+		for word := 0; word < drawn; word += 8 {
+			state += 0x9e3779b97f4a7c15
+			x := (state ^ state>>30) * 0xbf58476d1ce4e5b9
+			x = (x ^ x>>27) * 0x94d049bb133111eb
+			binary.LittleEndian.PutUint64(page[at+word:], x^x>>31)
+		}
 	}
 }
 
