@@ -92,6 +92,8 @@ type Options struct {
 	Cores  float64
 	// Board is told what people want to know; needed with a Scanner alone.
 	Board Board
+	// Meter is told what happens; nil: nobody is.
+	Meter Meter
 	// Cluster is the first part of the bucket folder of every target.
 	Cluster string
 	// NodeName is this node's.
@@ -113,6 +115,9 @@ type Options struct {
 func New(options Options) *Evacuator {
 	if options.Patient == nil {
 		options.Patient = options.Store
+	}
+	if options.Meter == nil {
+		options.Meter = unmetered{}
 	}
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
@@ -261,6 +266,7 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	e.mu.Lock()
 	e.failed[t.ID] = true
 	e.mu.Unlock()
+	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
 		Msg("evacuation failed, target thawed")
 	return e.options.Journal.Failed(ctx, t, reason, cause.Error())

@@ -159,6 +159,7 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 	took.log(e.options.Log.Info()).Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
 		Int64("stored_bytes", g.StoredBytes).Int64("window_bytes", g.WindowBytes).Int64("rss_bytes", g.RSSBytes).
 		Dur("freeze_to_dumped", m.Dumped.Sub(m.Frozen)).Dur("notice_to_durable", m.Durable.Sub(m.Notice)).Msg("evacuated")
+	e.options.Meter.Evacuated(t, evacuated(g, m))
 	e.ending.Go(func() { e.end(context.WithoutCancel(ctx), t) })
 	return nil
 }

@@ -124,6 +124,7 @@ func (e *Evacuator) turnOfSteps(ctx context.Context) (next time.Time, err error)
 	}
 	now := time.Now()
 	for i, s := range sessions {
+		e.options.Meter.Judged(s.current(), plan.Targets[i].Verdict, plan.Targets[i].Prediction)
 		e.tell(ctx, s, plan.Targets[i])
 		step := plan.Targets[i].Step
 		if step.Action == ActionNone {
@@ -174,6 +175,7 @@ func (e *Evacuator) startStep(ctx context.Context, s *session, step Step) {
 		}
 		s.mu.Unlock()
 		if t := s.current(); err != nil && !interrupted && !errors.Is(err, ErrGone) {
+			e.options.Meter.Failed(t, step.Action, reasonOfStep(err, step.Action))
 			e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("step", string(step.Action)).
 				Msg("target not copied, trying again")
 		}
@@ -247,6 +249,7 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	}
 	p := s.copied(w, began, pages, vitals.CPU, scan, files, step.Codec)
 	e.sent(p)
+	e.options.Meter.Stepped(t, roundDone(scan.Bytes+files.BytesRead, p, scan.CPU+files.CPU))
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Dur("seconds", time.Since(began)).
 		Int64("read_bytes", scan.Bytes).Int64("read_file_bytes", files.BytesRead).
 		Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).

@@ -103,6 +103,7 @@ func (e *Evacuator) close(s *session, cause error) {
 		s.closed = true
 		e.drop(s)
 		e.forgetScans(s)
+		e.options.Meter.Gone(s.current())
 	})
 }
 
