@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
 )
 
 // config is what flags and environment say. Flags win over LIFEBOAT_* variables, those over the defaults.
@@ -29,6 +31,7 @@ type config struct {
 	margin              time.Duration
 	healthAddress       string
 	preDump             bool
+	engine              string
 	window              time.Duration
 	policy              snapshot.Policy
 }
@@ -47,6 +50,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.DurationVar(&c.pollInterval, "poll-interval", 2*time.Second, "how often the metadata service is asked")
 	flags.DurationVar(&c.margin, "margin", 5*time.Second, "how long before the deadline an unfinished evacuation is given up")
 	flags.BoolVar(&c.preDump, "pre-dump", true, "keep copying protected pods while they run, so that little is left at a notice; false: one full dump at the notice")
+	flags.StringVar(&c.engine, "engine", string(criu.Auto), "how dumps are taken: lazy, criu or full; auto: the first of them that the host can, and full where it cannot what is asked for")
 	flags.DurationVar(&c.window, "window", 2*time.Minute, "what the cloud gives from a notice to the end: 2m on AWS")
 	c.policy = snapshot.DefaultPolicy()
 	flags.Float64Var(&c.policy.WindowShare, "window-share", c.policy.WindowShare, "part of the window within which a pod is to be stored for it to count as safe")
@@ -86,6 +90,9 @@ func (c *config) Validate() error {
 	}
 	if c.window <= c.margin {
 		fault("--window: %s is not longer than --margin, %s", c.window, c.margin)
+	}
+	if !slices.Contains(criu.Ways(), criu.Way(c.engine)) {
+		fault("--engine: %q is none of %v", c.engine, criu.Ways())
 	}
 	if err := c.policy.Validate(); err != nil {
 		fault("settings of copying: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,7 +30,6 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/eligible"
 	"github.com/lifeboat-dev/lifeboat/snapshot/files"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
-	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/store/open"
@@ -73,6 +73,7 @@ func newRunCommand(lookup func(string) (string, bool), log zerolog.Logger) *cobr
 type agent struct {
 	config    *config
 	log       zerolog.Logger
+	dumps     engine
 	watcher   *watcher.Watcher
 	evacuator *snapshot.Evacuator
 	lookout   *eligible.Lookout
@@ -110,14 +111,18 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
+	dumps, err := newEngine(ctx, c, log, runc)
+	if err != nil {
+		return nil, err
+	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
-	a := &agent{config: c, log: log, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
+	a := &agent{config: c, log: log, dumps: dumps, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events}
-	a.evacuator = snapshot.New(snapshotOptions(c, log, runc, journal, generations, patient))
+	a.evacuator = snapshot.New(snapshotOptions(c, log, dumps, journal, generations, patient))
 	a.lookout = newLookout(c, log, journal)
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
@@ -135,9 +140,9 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	return a, nil
 }
 
-func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *kube.Journal, generations, patient *store.Store) snapshot.Options {
+func snapshotOptions(c *config, log zerolog.Logger, dumps engine, journal *kube.Journal, generations, patient *store.Store) snapshot.Options {
 	options := snapshot.Options{
-		Runtime: criu.Engine{Runc: runc}, Files: files.Source{Reader: files.New(c.hostRoot)}, Store: generations, Patient: patient, Journal: journal,
+		Runtime: dumps.Engine, Files: files.Source{Reader: files.New(c.hostRoot)}, Store: generations, Patient: patient, Journal: journal,
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
@@ -145,7 +150,7 @@ func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *ku
 		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
 	}
 	if c.preDump {
-		options.Scanner = memory.Scanner{Proc: "/proc", HostRoot: c.hostRoot}
+		options.Scanner = dumps.scanner
 	}
 	return options
 }
@@ -175,7 +180,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.publisher.Run(ctx) })
 	group.Go(func() error { return a.health.Run(ctx) })
 	a.log.Info().Str("node", a.config.nodeName).Msg("agent runs")
-	return group.Wait()
+	return errors.Join(group.Wait(), a.dumps.clear())
 }
 
 // sweep removes what earlier lives left, until there is nothing more: the API server may be away at first, and CRIU may be

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
+)
+
+// engine is how containers are dumped, and what reads them between dumps.
+type engine struct {
+	criu.Engine
+	scanner snapshot.Scanner
+}
+
+// newEngine chooses by what the host can do and the configuration wants, and says so in the log.
+func newEngine(ctx context.Context, c *config, log zerolog.Logger, runc *criu.Runc) (engine, error) {
+	choice, err := runc.Choose(ctx, criu.Way(c.engine))
+	if err != nil {
+		return engine{}, err
+	}
+	log.Info().Str("engine", string(choice.Way)).Str("reason", choice.Reason).Msg("engine chosen")
+	meter := memory.Scanner{Proc: "/proc", HostRoot: c.hostRoot}
+	e := engine{Engine: criu.Engine{Runc: runc, Choice: choice}, scanner: meter}
+	if choice.Way == criu.Tracked {
+		e.Incremental = &criu.Incremental{Runc: runc, Dir: filepath.Join(c.stateDir, "rounds"), Meter: meter}
+		e.scanner = e.Incremental
+	}
+	return e, e.clear()
+}
+
+// clear removes what rounds keep on the disk.
+func (e engine) clear() error {
+	if e.Incremental == nil {
+		return nil
+	}
+	return e.Incremental.Clear()
+}
+
+// newPreDumpCommand is what the agent calls of itself in the host's namespaces.
+func newPreDumpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: criu.PreDumpCommand + " ORDER", Short: "Take one round of pre-dump, as the agent orders", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return criu.PreDump(args[0]) },
+	}
+}
