@@ -45,7 +45,6 @@ type Runc struct {
 	ConfigFile string
 	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
 	HostRoot string
-
 	// lacks are flags that the runtime does not know, see Choose.
 	lacks []string
 }
@@ -123,9 +122,20 @@ func (r *Runc) Resume(ctx context.Context, id string) error {
 	return r.turn(ctx, "resume", id, snapshot.StatusRunning)
 }
 
-// Signal implements snapshot.Runtime. It goes to the runtime itself, past lifeboat-runtime and its holds.
+// Signal implements snapshot.Runtime. It goes to the runtime itself, past lifeboat-runtime and its holds. A frozen container
+// that is killed runs none of its code any more.
 func (r *Runc) Signal(ctx context.Context, id string, signal syscall.Signal) error {
+	killed := false
+	if signal == syscall.SIGKILL {
+		var err error
+		if killed, err = r.killFrozen(ctx, id); err != nil {
+			return fmt.Errorf("kill container %s: %w", id, err)
+		}
+	}
 	if _, err := r.run(ctx, "kill", id, strconv.Itoa(int(signal))); err != nil {
+		if killed && (strings.Contains(err.Error(), "not running") || errors.Is(r.orGone(ctx, id, err), snapshot.ErrGone)) {
+			return nil // under cgroup v2 nothing is left for the runtime to do
+		}
 		return fmt.Errorf("send signal %d to container %s: %w", signal, id, r.orGone(ctx, id, err))
 	}
 	return nil

@@ -77,7 +77,7 @@ func (i *Incremental) folder(id string) string { return filepath.Join(i.Dir, fil
 func (i *Incremental) parent(id string, init int) string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.parents[id] != init {
+	if its, known := i.parents[id]; !known || its != init {
 		return ""
 	}
 	return filepath.Join(i.folder(id), "parent")
@@ -114,27 +114,40 @@ func (i *Incremental) round(ctx context.Context, c snapshot.Container, limit *me
 	if err != nil {
 		return scan, err
 	}
-	maps, err := pageMaps(i.Runc.seen(images), flagParent)
+	scan.Bytes, cpu, err = i.handOn(ctx, c, i.Runc.seen(images), limit, sink)
+	scan.CPU += cpu
+	return scan, err
+}
+
+// handOn hands what a round has written into images to sink, and keeps what the next one needs of it. bytes are those of all
+// memory.
+func (i *Incremental) handOn(ctx context.Context, c snapshot.Container, images string, limit *memory.Limit, sink snapshot.ScanSink) (
+	bytes int64, cpu time.Duration, _ error,
+) {
+	maps, err := pageMaps(images, flagParent)
 	if err != nil {
-		return scan, err
+		return 0, 0, err
 	}
 	var memories []snapshot.Memory
 	for _, m := range maps {
-		scan.Bytes += bytesOf(m.memory.Runs)
+		bytes += bytesOf(m.memory.Runs)
 		memories = append(memories, m.memory)
 		spent, err := feed(ctx, m, limit, sink)
-		scan.CPU += spent
+		cpu += spent
 		if err == nil {
 			err = m.flatten()
 		}
 		if err != nil {
-			return scan, err
+			return bytes, cpu, err
 		}
 	}
-	if err := i.keep(c.ID, c.PID, i.Runc.seen(images), memories); err != nil {
-		return scan, err
+	if err := i.keep(c.ID, c.PID, images, memories); err != nil {
+		return bytes, cpu, err
 	}
-	return scan, os.RemoveAll(i.Runc.seen(images))
+	if err := os.RemoveAll(images); err != nil {
+		return bytes, cpu, fmt.Errorf("remove round: %w", err)
+	}
+	return bytes, cpu, nil
 }
 
 // feedPiece is how much of a round is handed on at a time.
@@ -252,23 +265,33 @@ func (i *Incremental) dump(ctx context.Context, id, dir string, sink memory.Sink
 	}
 	var taken Taken
 	if err == nil {
-		taken, err = readAbsent(ctx, r.seen(images), state.PID, flagParent, sink)
+		reader := memory.Reader{Proc: proc}
+		taken, err = i.complete(ctx, id, state.PID, r.seen(images), exactly(reader, state.PID), sink)
 	}
 	if err != nil {
 		return Taken{}, fmt.Errorf("dump container %s on a round: %w%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")))
 	}
+	return taken, errors.Join(r.stillFrozen(ctx, id), r.mend(taken.Images, state))
+}
+
+// complete makes those of a full dump from images that build on a round: sink gets what they lack. It keeps what the next
+// round needs of them.
+func (i *Incremental) complete(ctx context.Context, id string, init int, images string, read reading, sink memory.Sink) (Taken, error) {
+	taken, err := readAbsent(ctx, images, flagParent, read, sink)
+	if err != nil {
+		return Taken{}, err
+	}
 	if taken.Read.PagesRead == 0 {
 		// That the parent is missing is no error to CRIU.
-		taken.NotLazy = fmt.Errorf("%w: CRIU found none in %s", errNoRound, parent)
+		taken.NotLazy = fmt.Errorf("%w: CRIU has written all memory", errNoRound)
 	}
-	if i.keep(id, state.PID, taken.Images, taken.Memory) != nil {
+	if i.keep(id, init, images, taken.Memory) != nil {
 		i.Forget(id) // the dump is good without
 	}
-	link := os.Remove(filepath.Join(taken.Images, "parent"))
-	if errors.Is(link, fs.ErrNotExist) {
-		link = nil
+	if err := os.Remove(filepath.Join(images, "parent")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Taken{}, fmt.Errorf("end link to the round: %w", err)
 	}
-	return taken, errors.Join(link, r.stillFrozen(ctx, id), r.mend(taken.Images, state))
+	return taken, nil
 }
 
 // remake makes an empty folder.

@@ -10,12 +10,12 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 )
 
-// killFrozen sends SIGKILL to every process of a frozen container. The runtime kills the first one and, under cgroup v1,
+// killFrozen sends SIGKILL to every process of a frozen container, and says whether it is one. The runtime kills the first one and, under cgroup v1,
 // thaws them all for that: the others would run until the kernel ends them with their PID namespace.
-func (r *Runc) killFrozen(ctx context.Context, id string) error {
+func (r *Runc) killFrozen(ctx context.Context, id string) (bool, error) {
 	state, err := r.state(ctx, id)
 	if err != nil || snapshot.Status(state.Status) != snapshot.StatusPaused {
-		return err
+		return false, err
 	}
 	pids, err := memory.Processes(proc, state.PID)
 	for _, pid := range pids {
@@ -23,5 +23,5 @@ func (r *Runc) killFrozen(ctx context.Context, id string) error {
 			err = errors.Join(err, fmt.Errorf("process %d: %w", pid, fault))
 		}
 	}
-	return err
+	return true, err
 }

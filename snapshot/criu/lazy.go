@@ -105,7 +105,8 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 		}
 		err = awaitServer(ctx, call.exited, settle)
 		if err == nil {
-			taken, err = readAbsent(ctx, r.seen(images), state.PID, flagLazy, sink)
+			reader := memory.Reader{Proc: proc}
+			taken, err = readAbsent(ctx, r.seen(images), flagLazy, exactly(reader, state.PID), sink)
 		}
 		if err == nil {
 			err = finish()
@@ -141,9 +142,18 @@ func hasOwnNetwork(pid int) error {
 	return nil
 }
 
-// readAbsent reads what CRIU's page maps in images name as absent, all of it, from the frozen tasks, and turns the maps into
-// those of a full dump.
-func readAbsent(ctx context.Context, images string, init int, absent uint32, sink memory.Sink) (Taken, error) {
+// reading hands all pages that are wanted to sink, or those that it knows sink not to have.
+type reading func(ctx context.Context, wanted []memory.Wanted, sink memory.Sink) (memory.Stats, error)
+
+// exactly reads from the frozen tasks of the container whose first process is init.
+func exactly(reader memory.Reader, init int) reading {
+	return func(ctx context.Context, wanted []memory.Wanted, sink memory.Sink) (memory.Stats, error) {
+		return reader.ReadExactly(ctx, init, wanted, sink)
+	}
+}
+
+// readAbsent reads what CRIU's page maps in images name as absent, all of it, and turns the maps into those of a full dump.
+func readAbsent(ctx context.Context, images string, absent uint32, read reading, sink memory.Sink) (Taken, error) {
 	maps, err := pageMaps(images, absent)
 	if err != nil {
 		return Taken{}, err
@@ -160,8 +170,7 @@ func readAbsent(ctx context.Context, images string, init int, absent uint32, sin
 			wanted = append(wanted, memory.Wanted{Task: m.memory.Task, Runs: m.absent})
 		}
 	}
-	reader := memory.Reader{Proc: proc}
-	taken.Read, err = reader.ReadExactly(ctx, init, wanted, func(ctx context.Context, task string, address uint64, pages []byte) error {
+	taken.Read, err = read(ctx, wanted, func(ctx context.Context, task string, address uint64, pages []byte) error {
 		if err := sink(ctx, task, address, pages); err != nil {
 			return &sinkError{err}
 		}

@@ -96,7 +96,8 @@ func (n *node) restored(t testing.TB, s *store.Store, id, bundle, root string) {
 	n.kill(t, id)
 	images := filepath.Join(t.TempDir(), "fetched")
 	fetch(t, s, images)
-	n.runOCI(t, "restore", "--detach", "--image-path", images, "--work-path", t.TempDir(), "--bundle", bundle, id)
+	args := append([]string{"restore", "--detach", "--image-path", images, "--work-path", t.TempDir()}, n.restoreFlags...)
+	n.runOCI(t, append(args, "--bundle", bundle, id)...)
 	requireRounds(t, root, stood)
 	require.Greater(t, rounds(t, root)["parent"], stood["parent"], "it began anew")
 }

@@ -44,6 +44,9 @@ func pageMaps(dir string, absent uint32) ([]pageMap, error) {
 			m.memory.Task = kind.task + strconv.FormatUint(id, 10)
 			if kind.task == "shm/" {
 				m.memory.Task = kind.task + strconv.Itoa(rank)
+				if len(m.absent) > 0 {
+					return nil, fmt.Errorf("%s lacks pages of shared memory: %w", filepath.Base(m.path), errNotUnderstood)
+				}
 			}
 			if claimed[m.memory.Image] {
 				return nil, fmt.Errorf("two pagemaps name %s: %w", m.memory.Image, errNotUnderstood)

@@ -16,6 +16,10 @@ import (
 const roleVariable = "LIFEBOAT_CRIU_ROLE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == PreDumpCommand {
+		check(PreDump(os.Args[2]))
+		return
+	}
 	switch os.Getenv(roleVariable) {
 	case "":
 		os.Exit(m.Run())
@@ -95,8 +99,12 @@ func (w *workload) add(name string, memory []byte, step int) *part {
 }
 
 func (w *workload) build() {
-	w.add("private", memoryAt(2000, private, -1), 1)
-	w.add("private that changes", memoryAt(500, private, -1), 2).moves = true
+	still := 2000
+	if _, err := os.Stat("/small"); err == nil {
+		still = 600 // for a machine that is slow
+	}
+	w.add("private", memoryAt(still, private, -1), 1)
+	w.add("private that changes", memoryAt(still/4, private, -1), 2).moves = true
 	w.add("no access", memoryAt(300, private, -1), 1).protect = unix.PROT_NONE
 	w.add("read only", memoryAt(50, private, -1), 3).protect = unix.PROT_READ
 	locked := w.add("locked", memoryAt(20, private, -1), 1)
