@@ -17,6 +17,8 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
+	"github.com/lifeboat-dev/lifeboat/snapshot/metrics"
+	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/watcher"
 )
 
@@ -97,6 +99,18 @@ func (p *publisher) publish(ctx context.Context) error {
 		return fmt.Errorf("self-test of checkpoint and restore: %w", err)
 	}
 	return p.node.Publish(ctx)
+}
+
+// meters count what the agent does.
+type meters struct {
+	requests *meter.Meter
+	targets  *metrics.Meter
+}
+
+func newMeters() meters { return meters{requests: meter.NewMeter(), targets: metrics.New()} }
+
+func (m meters) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.requests, m.targets}
 }
 
 // health serves /healthz and /metrics: of the sources of notices, and of what others count.

@@ -98,12 +98,12 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
-	requests := meter.NewMeter()
-	generations, err := openStore(ctx, c, retry.Default, requests)
+	meters := newMeters()
+	generations, err := openStore(ctx, c, retry.Default, meters.requests)
 	if err != nil {
 		return nil, err
 	}
-	patient, err := openStore(ctx, c, retry.Patient, requests)
+	patient, err := openStore(ctx, c, retry.Patient, meters.requests)
 	if err != nil {
 		return nil, err
 	}
@@ -120,9 +120,11 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
-	a := &agent{config: c, log: log, dumps: dumps, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
+	a := &agent{config: c, log: log, dumps: dumps, health: newHealth(c.healthAddress, meters.collectors()...), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events}
-	a.evacuator = snapshot.New(snapshotOptions(c, log, dumps, journal, generations, patient))
+	options := snapshotOptions(c, log, dumps, journal, generations, patient)
+	options.Meter = meters.targets
+	a.evacuator = snapshot.New(options)
 	a.lookout = newLookout(c, log, journal)
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
