@@ -17,8 +17,11 @@
 //   - A safety dump never says Final or Evacuated. Its target is thawed when all is read, when that fails, and when it takes
 //     too long; after a crash too, without asking anybody: a file beside the hold says that it is one of a safety dump,
 //     and no evacuation begins to hold before that file is gone.
-//   - A round is a guess: every page and file of a generation is compared with what the frozen target has. Nothing that a
-//     round got wrong, missed or lost shows in a generation.
+//   - A round is a guess: every page and file of a generation is compared with what the frozen target has, but for pages of
+//     which the kernel says that nobody has written to them since a round read them (memory.Filter says why that is
+//     enough). Nothing that a round got wrong, missed or lost shows in a generation.
+//   - Whoever loses what a Scanner has handed on tells it (Scanner.Forget): a Writer that is given up, or another one that does
+//     not go on from the base that the one before has left.
 //   - One worker at a time has the turn of a session: a round, a safety dump or an evacuation. An evacuation ends the others
 //     and waits for the turn; no step begins under a notice, or with a target on hold.
 //   - What a target waits for (its bucket folder, its memory, its file trees) holds up no other target. Locks are held for

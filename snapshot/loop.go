@@ -250,8 +250,12 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	p := s.copied(w, began, pages, vitals.CPU, scan, files, step.Codec)
 	e.sent(p)
 	e.options.Meter.Stepped(t, roundDone(scan.Bytes+files.BytesRead, p, scan.CPU+files.CPU))
+	if scan.Missed > 0 {
+		e.options.Log.Error().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("pages", scan.Missed).
+			Msg("pages had changed although the kernel did not say so, its tracking of writes is not used for this target any more")
+	}
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Dur("seconds", time.Since(began)).
-		Int64("read_bytes", scan.Bytes).Int64("read_file_bytes", files.BytesRead).
+		Int64("read_bytes", scan.Bytes-scan.Unread).Int64("unread_bytes", scan.Unread).Int64("read_file_bytes", files.BytesRead).
 		Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).
 		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Dur("encode_seconds", p.EncodeTime).Str("codec", step.Codec.String()).Msg("round")
 	return nil
@@ -268,7 +272,7 @@ func (s *session) copied(w *openWriter, began time.Time, pages int64, cpu time.D
 	m.changed(began, (pages-seen)*store.BlockSize, (seen+p.NewBlocks-pages)*store.BlockSize)
 	m.encoded(codec, p)
 	f := &m.facts
-	m.cpu, f.RSSBytes, f.FileBytes = cpu, scan.Bytes, files.Bytes
+	m.cpu, f.RSSBytes, f.FileBytes, f.SoftDirty = cpu, scan.Bytes, files.Bytes, scan.Tracked
 	if scan.Bytes > 0 {
 		f.ScanCPU = (scan.CPU + files.CPU).Seconds() * gib / float64(scan.Bytes)
 	}

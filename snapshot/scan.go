@@ -23,7 +23,13 @@ type ScanSink = func(ctx context.Context, task string, address uint64, pages []b
 
 // Scan is what a Scanner did.
 type Scan struct {
-	Bytes int64
+	// Bytes is the memory that was looked at. Unread is what of it was left out, as the kernel says that it has not changed
+	// since sinks got it.
+	Bytes, Unread int64
+	// Missed is how many pages had changed of which the kernel had not said so. Pages are not left out any more then.
+	Missed int64
+	// Tracked says that the next dump will leave such pages out too.
+	Tracked bool
 	// CPU is what the reading threads used, the sink's work on them included.
 	CPU time.Duration
 }

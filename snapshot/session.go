@@ -154,7 +154,7 @@ func (e *Evacuator) open(ctx context.Context, s *session) (*openWriter, error) {
 	}
 	uploads, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, end)
-	w, err := e.beginGeneration(ctx, uploads, s.current(), s.base)
+	w, base, err := e.beginGeneration(ctx, uploads, s.current(), s.base)
 	if err == nil && !stop() {
 		w.Abort(uploads)
 		err = context.Cause(ctx)
@@ -162,6 +162,9 @@ func (e *Evacuator) open(ctx context.Context, s *session) (*openWriter, error) {
 	if err != nil {
 		end()
 		return nil, err
+	}
+	if base == nil || base != s.base {
+		e.forgetScans(s) // what was handed on since, or into another generation, is not in this one
 	}
 	s.writer = &openWriter{Writer: w, end: end}
 	return s.writer, nil

@@ -126,12 +126,13 @@ func (e *Evacuator) commit(ctx context.Context, s *session, t Target, rss int64)
 	}, nil
 }
 
-// beginGeneration begins the generation after HEAD, on base where that is HEAD's. Its uploads go on under uploads.
-func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base *store.Base) (*store.Writer, error) {
+// beginGeneration begins the generation after HEAD, on base where that is HEAD's, and returns the base that it has. Its uploads
+// go on under uploads.
+func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base *store.Base) (*store.Writer, *store.Base, error) {
 	folder := t.Folder(e.options.Cluster)
 	head, err := e.options.Store.Head(ctx, folder)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+		return nil, nil, err
 	}
 	if head.Number == 0 {
 		base = nil
@@ -140,7 +141,8 @@ func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base
 	}
 	meta := e.meta(t, 0)
 	meta.Number = head.Number + 1
-	return e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
+	w, err := e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
+	return w, base, err
 }
 
 // meta describes a generation of t that is not final.

@@ -25,6 +25,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 )
 
 const (
@@ -45,6 +46,9 @@ type Runc struct {
 	ConfigFile string
 	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
 	HostRoot string
+	// Filters leave pages out of lazy dumps that their sinks have, those of the Scanner; nil: none.
+	Filters *memory.Filters
+
 	// lacks are flags that the runtime does not know, see Choose.
 	lacks []string
 }
@@ -169,6 +173,7 @@ func (r *Runc) orGone(ctx context.Context, id string, err error) error {
 
 // Dump takes a full dump into dir/images, CRIU's logs into dir/work.
 func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) {
+	r.Filters.Forget(id) // they would not know which pages it has
 	state, err := r.prepare(ctx, id)
 	if err != nil {
 		return snapshot.Dump{}, err

@@ -105,7 +105,7 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 		}
 		err = awaitServer(ctx, call.exited, settle)
 		if err == nil {
-			reader := memory.Reader{Proc: proc}
+			reader := memory.Reader{Proc: proc, Filter: r.Filters.Of(id)}
 			taken, err = readAbsent(ctx, r.seen(images), flagLazy, exactly(reader, state.PID), sink)
 		}
 		if err == nil {

@@ -17,8 +17,8 @@ const (
 	// RootVariable and DiskVariable name the parts of the VM that `bed prepare` makes.
 	RootVariable, DiskVariable = "LIFEBOAT_VM_ROOT", "LIFEBOAT_VM_DISK"
 	insideVariable             = "LIFEBOAT_VM_INSIDE"
-	// timeout bounds one run, grace is what is left of it for the VM's own messages.
-	timeout, grace = 3 * time.Minute, 10 * time.Second
+	// timeout bounds one run, grace is what of it is for boot and end.
+	timeout, grace = 4 * time.Minute, time.Minute
 )
 
 // Inside says whether the test already runs in the VM. Otherwise it runs it there, it alone, from this test binary and as
