@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/test/bench/protect/agentlog"
 	"github.com/lifeboat-dev/lifeboat/test/bench/protect/change"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
@@ -112,11 +113,11 @@ func (l *lab) ours(ctx context.Context, j *job, c container, how change.Change) 
 	if err := l.protect(ctx, j, true); err != nil {
 		return err
 	}
-	safety, err := l.agent.await(ctx, j.name, saidSafety, began, 1)
+	safety, err := l.agent.Await(ctx, j.name, agentlog.Safety, began, 1)
 	if err != nil {
 		return err
 	}
-	if first := l.agent.of(j.name, saidRound, began); len(first) >= 2 {
+	if first := l.agent.Of(j.name, agentlog.Round, began); len(first) >= 2 {
 		l.Add(in+roundCPU, first[1].CPUSeconds)
 		l.Add(in+roundWall, first[1].Seconds)
 	}
@@ -136,8 +137,8 @@ func (l *lab) ours(ctx context.Context, j *job, c container, how change.Change) 
 	if err != nil {
 		return err
 	}
-	for _, message := range []string{saidRound, saidSafety} {
-		for _, e := range l.agent.of(j.name, message, safety.Time) {
+	for _, message := range []string{agentlog.Round, agentlog.Safety} {
+		for _, e := range l.agent.Of(j.name, message, safety.Time) {
 			if e.Time.Before(left) {
 				return fmt.Errorf("a %s came between the change and the notice", message)
 			}
@@ -165,7 +166,7 @@ func (l *lab) leave(ctx context.Context, j *job, how change.Change, in string) (
 	if t == nil || t.Notice == nil || t.Frozen == nil || t.Dumped == nil || t.Durable == nil || g == nil || g.WindowBytes == 0 {
 		return time.Time{}, fmt.Errorf("checkpoint of %s lacks what was measured: %+v, %+v", j.name, t, g)
 	}
-	dumped, err := l.agent.await(ctx, j.name, saidDumped, announced, 1)
+	dumped, err := l.agent.Await(ctx, j.name, agentlog.Dumped, announced, 1)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -175,30 +176,30 @@ func (l *lab) leave(ctx context.Context, j *job, how change.Change, in string) (
 	l.Add(in+freeze, t.Dumped.Sub(t.Frozen.Time).Seconds())
 	l.Add(in+durable, t.Durable.Sub(t.Notice.Time).Seconds())
 	l.Add(in+how.Name+windowBytes, float64(g.WindowBytes))
-	evacuated, err := l.agent.await(ctx, j.name, saidEvacuated, announced, 1)
+	evacuated, err := l.agent.Await(ctx, j.name, agentlog.Evacuated, announced, 1)
 	if err != nil {
 		return time.Time{}, err
 	}
-	said := map[string]event{saidEvacuated: evacuated, saidDumped: dumped}
+	said := map[string]agentlog.Event{agentlog.Evacuated: evacuated, agentlog.Dumped: dumped}
 	for _, p := range parts {
-		l.Add(in+p.name, said[p.said].parts[p.field]) // 0 where there was no such part
+		l.Add(in+p.name, said[p.said].Fields[p.field]) // 0 where there was no such part
 	}
 	return t.Notice.Time, nil
 }
 
 // parts are the stretches of an evacuation that the agent's log tells, in their order. Reading is within the dump.
 var parts = []struct{ name, said, field string }{
-	{"notice to durable, of that waiting for its turn", saidEvacuated, "wait_seconds"},
-	{"notice to durable, of that a last round", saidEvacuated, "round_seconds"},
-	{"notice to durable, of that the record of its begin", saidEvacuated, "record_seconds"},
-	{"notice to durable, of that runc pause", saidEvacuated, "pause_seconds"},
-	{"notice to durable, of that the dump", saidEvacuated, "dump_seconds"},
-	{"notice to durable, of that reading memory within the dump", saidDumped, "read_seconds"},
-	{"notice to durable, of that the other images", saidEvacuated, "images_seconds"},
-	{"notice to durable, of that files", saidEvacuated, "files_seconds"},
-	{"notice to durable, of that waiting for the upload", saidEvacuated, "packs_seconds"},
-	{"notice to durable, of that manifest and HEAD", saidEvacuated, "commit_seconds"},
-	{"notice to durable, of that reading back", saidEvacuated, "read_back_seconds"},
+	{"notice to durable, of that waiting for its turn", agentlog.Evacuated, "wait_seconds"},
+	{"notice to durable, of that a last round", agentlog.Evacuated, "round_seconds"},
+	{"notice to durable, of that the record of its begin", agentlog.Evacuated, "record_seconds"},
+	{"notice to durable, of that runc pause", agentlog.Evacuated, "pause_seconds"},
+	{"notice to durable, of that the dump", agentlog.Evacuated, "dump_seconds"},
+	{"notice to durable, of that reading memory within the dump", agentlog.Dumped, "read_seconds"},
+	{"notice to durable, of that the other images", agentlog.Evacuated, "images_seconds"},
+	{"notice to durable, of that files", agentlog.Evacuated, "files_seconds"},
+	{"notice to durable, of that waiting for the upload", agentlog.Evacuated, "packs_seconds"},
+	{"notice to durable, of that manifest and HEAD", agentlog.Evacuated, "commit_seconds"},
+	{"notice to durable, of that reading back", agentlog.Evacuated, "read_back_seconds"},
 }
 
 // emptyBucket removes what the jobs have left: the disk is not large.

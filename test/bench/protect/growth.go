@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lifeboat-dev/lifeboat/test/bench/protect/agentlog"
 	"github.com/lifeboat-dev/lifeboat/test/bench/protect/change"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
@@ -44,7 +45,7 @@ func (l *lab) growWithChanges(ctx context.Context, sizeMiB int) ([]rows.Row, err
 	if err := l.protect(ctx, j, true); err != nil {
 		return nil, err
 	}
-	safety, err := l.agent.await(ctx, j.name, saidSafety, since, 1)
+	safety, err := l.agent.Await(ctx, j.name, agentlog.Safety, since, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func (l *lab) growWithChanges(ctx context.Context, sizeMiB int) ([]rows.Row, err
 		if err := l.change(ctx, j, how); err != nil {
 			return nil, err
 		}
-		round, err := l.agent.await(ctx, j.name, saidRound, last, 1)
+		round, err := l.agent.Await(ctx, j.name, agentlog.Round, last, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -123,11 +124,11 @@ func (l *lab) protectMore(ctx context.Context, agent int, jobs []*job, count int
 	}
 	var cpu, stands []float64
 	for _, j := range jobs {
-		safety, err := l.agent.await(ctx, j.name, saidSafety, began, 1)
+		safety, err := l.agent.Await(ctx, j.name, agentlog.Safety, began, 1)
 		if err != nil {
 			return nil, err
 		}
-		second := l.agent.of(j.name, saidRound, began)
+		second := l.agent.Of(j.name, agentlog.Round, began)
 		if len(second) < 2 {
 			return nil, fmt.Errorf("%s had %d rounds before its safety dump, want 2", j.name, len(second))
 		}

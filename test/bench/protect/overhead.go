@@ -14,6 +14,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/test/bed"
+	"github.com/lifeboat-dev/lifeboat/test/bench/protect/agentlog"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
@@ -121,7 +122,7 @@ func (l *lab) startWorkers(ctx context.Context) ([]*job, error) {
 	}
 	for _, j := range jobs {
 		l.say("overhead: waiting for the first rounds and the safety dump of %s", j.name)
-		safety, err := l.agent.await(ctx, j.name, saidSafety, began, 1)
+		safety, err := l.agent.Await(ctx, j.name, agentlog.Safety, began, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +166,7 @@ func (l *lab) overheadOf(ctx context.Context, j *job, with, without []stretch, b
 		lost, on, off = append(lost, 100*(1-a/b)), append(on, a), append(off, b)
 	}
 	var reading, storing, changed []float64
-	for _, e := range l.agent.of(j.name, saidRound, began) {
+	for _, e := range l.agent.Of(j.name, agentlog.Round, began) {
 		if e.ReadBytes > 0 {
 			reading = append(reading, (e.CPUSeconds-e.EncodeSeconds)*gib/e.ReadBytes)
 			storing = append(storing, e.CPUSeconds*gib/e.ReadBytes)

@@ -65,7 +65,7 @@ type lab struct {
 	*rig.Rig
 	Options
 	holder string // the image of holder
-	agent  *agentLog
+	agent  *agent
 }
 
 // Measure brings a bed up, measures, and takes it down.
