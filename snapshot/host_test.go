@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/dir"
 	"github.com/lifeboat-dev/lifeboat/store/mem"
@@ -46,6 +47,8 @@ type host struct {
 	safety   map[string]Committed
 	verdicts map[string][]Verdict
 	scans    map[string]int
+	// obstacles are what keeps boxes from being dumped.
+	obstacles map[string][]obstacle.Obstacle
 	// share is that of the newest scan; throttled has all targets run at their limits.
 	share     float64
 	throttled bool
@@ -253,7 +256,7 @@ func (h *host) Targets(context.Context) ([]Target, error) {
 	var targets []Target
 	for _, id := range slices.Sorted(maps.Keys(h.boxes)) {
 		t := hostTarget(id)
-		t.Status = h.boxes[id].status
+		t.Status, t.Obstacles = h.boxes[id].status, h.obstacles[id]
 		_, t.Final = h.final[id]
 		targets = append(targets, t)
 	}
