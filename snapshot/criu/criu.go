@@ -16,8 +16,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,6 +51,8 @@ type Runc struct {
 	// Filters leave pages out of lazy dumps that their sinks have, those of the Scanner; nil: none.
 	Filters *memory.Filters
 
+	// looked are the containers of which no earlier life of this agent is dumping any more.
+	looked sync.Map
 	// lacks are flags that the runtime does not know, see Choose.
 	lacks []string
 }
@@ -147,6 +151,9 @@ func (r *Runc) Signal(ctx context.Context, id string, signal syscall.Signal) err
 
 // turn calls verb unless the container already has the wanted status.
 func (r *Runc) turn(ctx context.Context, verb, id string, wanted snapshot.Status) error {
+	if err := r.endOrphan(ctx, id); err != nil {
+		return err
+	}
 	status, err := r.Status(ctx, id)
 	if err != nil {
 		return err
@@ -279,7 +286,12 @@ func (r *Runc) hostCommand(ctx context.Context, network bool, argv ...string) *e
 		args = append(args, "--net")
 	}
 	args = append(args, "--", "/usr/bin/env", "PATH="+hostPath)
-	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
+	args = append(args, argv...)
+	program := "nsenter"
+	if slices.Contains(argv, verbDump) {
+		program, args = "sh", append([]string{"-c", apart, r.seen("/sys/fs/cgroup"), program}, args...)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
 	// The whole group is killed with the call, for runc leaves its criu behind.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

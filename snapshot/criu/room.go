@@ -92,10 +92,13 @@ func awaitServer(ctx context.Context, exited <-chan struct{}, settle time.Durati
 	}
 }
 
-// listens says whether the port is in LISTEN (0A), without connecting to it. Source: proc_net_tcp in the kernel's
+// listens says whether the port is in LISTEN in this thread's network namespace.
+func listens() (bool, error) { return listensIn("/proc/thread-self/net/tcp") }
+
+// listensIn says whether the port is in LISTEN (0A), without connecting to it. Source: proc_net_tcp in the kernel's
 // documentation.
-func listens() (bool, error) {
-	table, err := os.ReadFile("/proc/thread-self/net/tcp")
+func listensIn(path string) (bool, error) {
+	table, err := os.ReadFile(path)
 	if err != nil {
 		return false, fmt.Errorf("look for CRIU's port: %w", err)
 	}
