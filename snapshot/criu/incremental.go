@@ -27,7 +27,8 @@ import (
 //     in criu/page-xfer.c). While a round is under way what it writes lies beside: what has changed, the first time all.
 //   - Pages that CRIU leaves to the parent are read from the frozen tasks. So a generation is what the tasks had, whoever else
 //     clears soft-dirty bits, and whatever became of rounds; that costs bytes alone. A round is a guess, as everywhere.
-//   - Whatever fails in a round or dump, the next round begins anew with all memory.
+//   - Whatever fails in a round or dump, the next round begins anew with all memory. A dump after a round that failed or was
+//     cut off, as by a notice, still builds on what there is; where CRIU then misses pages in the parent, there is a full one.
 //   - CRIU is not killed while it has its code in the tasks, unless it takes longer than settle to leave them.
 //   - Shared memory is never left to a parent: CRIU does not see who else writes to it (is_shmem_tracking_en in criu/shmem.c).
 //
@@ -40,7 +41,15 @@ type Incremental struct {
 	Meter memory.Scanner
 
 	mu      sync.Mutex
-	parents map[string]int // first processes of containers that have a parent folder, by container
+	parents map[string]parent // by container
+}
+
+// parent says what the folder of that name can be built on for.
+type parent struct {
+	init int
+	// missed says that a round since has cleared soft-dirty bits, and its pages were not handed on, or not all: a dump has
+	// them all the same, the next round must have all memory.
+	missed bool
 }
 
 var _ snapshot.Scanner = (*Incremental)(nil)
@@ -72,25 +81,34 @@ func (i *Incremental) Vitals(c snapshot.Container) (snapshot.Vitals, error) { re
 
 func (i *Incremental) folder(id string) string { return filepath.Join(i.Dir, filepath.Base(id)) }
 
-// parent is the host path of the folder on which a round or dump of the container can build, empty where there is none: a
-// container that was restored in place has other processes.
-func (i *Incremental) parent(id string, init int) string {
+// parent is the host path of the folder on which a dump of the container can build, and whether a round can; empty where
+// there is none: a container that was restored in place has other processes.
+func (i *Incremental) parent(id string, init int) (folder string, forRounds bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if its, known := i.parents[id]; !known || its != init {
-		return ""
+	p, known := i.parents[id]
+	if !known || p.init != init {
+		return "", false
 	}
-	return filepath.Join(i.folder(id), "parent")
+	return filepath.Join(i.folder(id), "parent"), !p.missed
 }
 
-// Scan implements snapshot.Scanner by a round of pre-dump. Bytes are those of all memory that CRIU would dump, of which sink
-// gets what was written to. CRIU itself is not held to the share: what it took is waited off afterwards.
+// miss notes whether the round under way has missed something.
+func (i *Incremental) miss(id string, missed bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if p, known := i.parents[id]; known {
+		i.parents[id] = parent{p.init, missed}
+	}
+}
+
+// Scan implements snapshot.Scanner by a round of pre-dump: sink gets what was written to. CRIU itself is not held to the
+// share: what it took is waited off afterwards.
 func (i *Incremental) Scan(ctx context.Context, c snapshot.Container, share float64, sink snapshot.ScanSink) (snapshot.Scan, error) {
 	scan, err := i.round(ctx, c, memory.NewLimit(share), sink)
 	if err == nil {
 		return scan, nil
 	}
-	i.Forget(c.ID)
 	if _, gone := os.Stat(fmt.Sprintf("%s/%d", proc, c.PID)); errors.Is(gone, fs.ErrNotExist) && ctx.Err() == nil {
 		err = snapshot.ErrGone
 	}
@@ -103,51 +121,54 @@ func (i *Incremental) round(ctx context.Context, c snapshot.Container, limit *me
 		return snapshot.Scan{}, err
 	}
 	order := preDumpOrder{PID: c.PID, Images: images, Work: images}
-	if i.parent(c.ID, c.PID) != "" {
+	if _, forRounds := i.parent(c.ID, c.PID); forRounds {
 		order.Parent = "../parent"
 	}
+	i.miss(c.ID, true)
 	cpu, err := i.Runc.preDump(ctx, order)
-	scan := snapshot.Scan{CPU: cpu}
+	if err != nil {
+		return snapshot.Scan{CPU: cpu}, err
+	}
+	scan, err := i.handOn(ctx, c, i.Runc.seen(images), limit, sink)
+	scan.CPU += cpu
 	if err == nil {
 		err = limit.Spend(ctx, cpu)
 	}
-	if err != nil {
-		return scan, err
-	}
-	scan.Bytes, cpu, err = i.handOn(ctx, c, i.Runc.seen(images), limit, sink)
-	scan.CPU += cpu
 	return scan, err
 }
 
-// handOn hands what a round has written into images to sink, and keeps what the next one needs of it. bytes are those of all
-// memory.
-func (i *Incremental) handOn(ctx context.Context, c snapshot.Container, images string, limit *memory.Limit, sink snapshot.ScanSink) (
-	bytes int64, cpu time.Duration, _ error,
-) {
+// handOn keeps what comes next needs of what a round has written into images, and hands that to sink.
+func (i *Incremental) handOn(
+	ctx context.Context, c snapshot.Container, images string, limit *memory.Limit, sink snapshot.ScanSink,
+) (scan snapshot.Scan, _ error) {
 	maps, err := pageMaps(images, flagParent)
 	if err != nil {
-		return 0, 0, err
+		return scan, err
 	}
 	var memories []snapshot.Memory
 	for _, m := range maps {
-		bytes += bytesOf(m.memory.Runs)
+		scan.Bytes += bytesOf(m.memory.Runs)
+		scan.Unread += bytesOf(m.absent)
 		memories = append(memories, m.memory)
+		if err := m.flatten(); err != nil {
+			return scan, err
+		}
+	}
+	if err := i.keep(c.ID, parent{c.PID, true}, images, memories); err != nil {
+		return scan, err
+	}
+	for _, m := range maps {
 		spent, err := feed(ctx, m, limit, sink)
-		cpu += spent
-		if err == nil {
-			err = m.flatten()
-		}
+		scan.CPU += spent
 		if err != nil {
-			return bytes, cpu, err
+			return scan, err
 		}
 	}
-	if err := i.keep(c.ID, c.PID, images, memories); err != nil {
-		return bytes, cpu, err
-	}
+	i.miss(c.ID, false)
 	if err := os.RemoveAll(images); err != nil {
-		return bytes, cpu, fmt.Errorf("remove round: %w", err)
+		return scan, fmt.Errorf("remove round: %w", err)
 	}
-	return bytes, cpu, nil
+	return scan, nil
 }
 
 // feedPiece is how much of a round is handed on at a time.
@@ -188,9 +209,9 @@ func feed(ctx context.Context, m pageMap, limit *memory.Limit, sink snapshot.Sca
 
 // keep makes the parent of what follows from images, whose page maps are flat: those of processes, empty files in the place
 // of pages, when they were taken, and where watched files are. It takes the place of the one before.
-func (i *Incremental) keep(id string, init int, images string, memories []snapshot.Memory) error {
+func (i *Incremental) keep(id string, p parent, images string, memories []snapshot.Memory) error {
 	folder := i.Runc.seen(i.folder(id))
-	next, parent := filepath.Join(folder, "next"), filepath.Join(folder, "parent")
+	next, before := filepath.Join(folder, "next"), filepath.Join(folder, "parent")
 	if err := remake(next); err != nil {
 		return err
 	}
@@ -217,15 +238,15 @@ func (i *Incremental) keep(id string, init int, images string, memories []snapsh
 			return fmt.Errorf("keep round: %w", err)
 		}
 	}
-	if err := errors.Join(os.RemoveAll(parent), os.Rename(next, parent)); err != nil {
+	if err := errors.Join(os.RemoveAll(before), os.Rename(next, before)); err != nil {
 		return fmt.Errorf("keep round: %w", err)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.parents == nil {
-		i.parents = map[string]int{}
+		i.parents = map[string]parent{}
 	}
-	i.parents[id] = init
+	i.parents[id] = p
 	return nil
 }
 
@@ -250,11 +271,11 @@ func (i *Incremental) dump(ctx context.Context, id, dir string, sink memory.Sink
 	if err != nil {
 		return Taken{}, err
 	}
-	parent := i.parent(id, state.PID)
-	if parent == "" {
+	on, _ := i.parent(id, state.PID)
+	if on == "" {
 		return Taken{}, fmt.Errorf("dump container %s: %w", id, errNoRound)
 	}
-	relative, err := filepath.Rel(images, parent)
+	relative, err := filepath.Rel(images, on)
 	if err != nil {
 		return Taken{}, fmt.Errorf("dump container %s: %w", id, err)
 	}
@@ -285,7 +306,7 @@ func (i *Incremental) complete(ctx context.Context, id string, init int, images 
 		// That the parent is missing is no error to CRIU.
 		taken.NotLazy = fmt.Errorf("%w: CRIU has written all memory", errNoRound)
 	}
-	if i.keep(id, init, images, taken.Memory) != nil {
+	if i.keep(id, parent{init, false}, images, taken.Memory) != nil {
 		i.Forget(id) // the dump is good without
 	}
 	if err := os.Remove(filepath.Join(images, "parent")); err != nil && !errors.Is(err, fs.ErrNotExist) {

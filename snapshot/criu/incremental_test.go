@@ -69,8 +69,10 @@ func (m *model) live() {
 	}
 }
 
-// dump writes images, with the pages that are not dirty left to parent where there is one, and cleans all pages.
-func (m *model) dump(images, parent string) {
+// dump writes images, with the pages that are not dirty left to parent where there is one, and cleans all pages. It fails
+// where the parent misses one.
+func (m *model) dump(images, parent string) (ok bool) {
+	ok = true
 	require.NoError(m.t, os.WriteFile(filepath.Join(images, "inventory.img"), []byte("now"), 0o600))
 	id := uint32(0)
 	for _, name := range slices.Sorted(maps.Keys(m.tasks)) {
@@ -88,7 +90,7 @@ func (m *model) dump(images, parent string) {
 			page := m.tasks[name][address]
 			flags := uint32(flagPresent)
 			if len(above) > 0 && !page.dirty {
-				require.True(m.t, above[address], "CRIU would miss page %#x of %s in the parent", address, name)
+				ok = ok && above[address]
 				flags = flagParent
 			} else {
 				content = append(content, page.bytes()...)
@@ -99,6 +101,7 @@ func (m *model) dump(images, parent string) {
 		writePagemap(m.t, images, file, id, 0, entries...)
 		require.NoError(m.t, os.WriteFile(filepath.Join(images, fmt.Sprintf("pages-%d.img", id)), content, 0o600))
 	}
+	return ok
 }
 
 // covered are the pages that a parent has for CRIU, which opens the image of pages as well.
@@ -185,65 +188,104 @@ func (m *model) requireWhole(taken Taken, got mirror) {
 	require.Zero(m.t, pages, "it has pages that the container has not")
 }
 
-// Random rounds and dumps of random containers: whatever a round has failed at, a dump is what the container has, and CRIU
-// finds in the kept parent all that it leaves to it.
+// Random rounds and dumps of random containers: whatever rounds have failed at, a dump is what the container has, and CRIU
+// finds in the kept parent all that it leaves to it, unless a round was cut off.
 func TestChainsOfRoundsAndDumps(t *testing.T) {
 	const containers, steps = 20, 20
-	full := errors.New("the bucket is full")
+	dumps := 0
 	for seed := range uint64(containers) {
 		m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), tasks: map[string]map[uint64]modelPage{}}
 		i := &Incremental{Runc: &Runc{HostRoot: "/"}, Dir: filepath.Join(t.TempDir(), "rounds")}
-		c := snapshot.Container{ID: "c1", PID: 17}
-		sum := mirror{}
+		had, cutOff := mirror{}, false
 		for range steps {
 			m.live()
-			parent := i.parent(c.ID, c.PID)
-			if m.rng.IntN(3) > 0 {
-				images := filepath.Join(i.folder(c.ID), "round")
-				require.NoError(t, remake(images))
-				m.dump(images, parent)
-				fails := m.rng.IntN(6) == 0
-				_, _, err := i.handOn(t.Context(), c, images, memory.NewLimit(1000), func(ctx context.Context, task string, address uint64, pages []byte) (time.Duration, error) {
-					if fails {
-						return 0, full
-					}
-					return 0, sum.take(ctx, task, address, pages)
-				})
-				if err != nil {
-					require.ErrorIs(t, err, full)
-					i.Forget(c.ID)
+			folder, forRounds := i.parent(modelled.ID, modelled.PID)
+			switch m.rng.IntN(12) {
+			default:
+				if !forRounds {
+					folder = ""
+				}
+				m.round(i, folder, had)
+				cutOff = false
+			case 0: // CRIU was killed, and had cleared the bits
+				m.dump(t.TempDir(), "")
+				i.miss(modelled.ID, true)
+				cutOff = true
+			case 1, 2, 3:
+				if folder == "" {
+					continue // a full dump
+				}
+				if m.dumpOn(i, folder, had) {
+					dumps++
+					cutOff = false
 					continue
 				}
-				m.requireSame(sum)
-				require.NoDirExists(t, images)
-				continue
-			}
-			if parent == "" {
-				continue // a full dump
-			}
-			images, got := t.TempDir(), mirror{}
-			m.dump(images, parent)
-			require.NoError(t, os.Symlink(parent, filepath.Join(images, "parent")))
-			taken, err := i.complete(t.Context(), c.ID, c.PID, images, m.read, got.take)
-			require.NoError(t, err)
-			m.requireWhole(taken, got)
-			require.NoFileExists(t, filepath.Join(images, "parent"))
-			for task, pages := range got {
-				for address, content := range pages {
-					require.NoError(t, sum.take(t.Context(), task, address, modelPage{content: content}.bytes()))
-				}
+				require.True(t, cutOff, "CRIU misses pages in the parent")
+				i.Forget(modelled.ID)
 			}
 		}
 		require.NoError(t, i.Clear())
 		require.NoDirExists(t, i.Dir)
 	}
+	require.Greater(t, dumps, containers)
+}
+
+var (
+	modelled = snapshot.Container{ID: "c1", PID: 17}
+	errFull  = errors.New("the bucket is full")
+)
+
+// round takes a round, which fails now and then. had is what sinks have got.
+func (m *model) round(i *Incremental, folder string, had mirror) {
+	images := filepath.Join(i.folder(modelled.ID), "round")
+	require.NoError(m.t, remake(images))
+	require.True(m.t, m.dump(images, folder), "CRIU misses pages in the parent")
+	fails := m.rng.IntN(6) == 0
+	scan, err := i.handOn(m.t.Context(), modelled, images, memory.NewLimit(1000),
+		func(ctx context.Context, task string, address uint64, pages []byte) (time.Duration, error) {
+			if fails {
+				return 0, errFull
+			}
+			return 0, had.take(ctx, task, address, pages)
+		})
+	_, forRounds := i.parent(modelled.ID, modelled.PID)
+	require.Equal(m.t, err == nil, forRounds)
+	if err != nil {
+		require.ErrorIs(m.t, err, errFull)
+		return
+	}
+	m.requireSame(had)
+	require.NoDirExists(m.t, images)
+	if folder == "" {
+		require.Zero(m.t, scan.Unread)
+	}
+}
+
+// dumpOn takes a dump that builds on a round, unless CRIU would not.
+func (m *model) dumpOn(i *Incremental, folder string, had mirror) bool {
+	images, got := m.t.TempDir(), mirror{}
+	if !m.dump(images, folder) {
+		return false
+	}
+	require.NoError(m.t, os.Symlink(folder, filepath.Join(images, "parent")))
+	taken, err := i.complete(m.t.Context(), modelled.ID, modelled.PID, images, m.read, got.take)
+	require.NoError(m.t, err)
+	m.requireWhole(taken, got)
+	require.NoFileExists(m.t, filepath.Join(images, "parent"))
+	for task, pages := range got {
+		for address, content := range pages {
+			require.NoError(m.t, had.take(m.t.Context(), task, address, modelPage{content: content}.bytes()))
+		}
+	}
+	return true
 }
 
 func TestPagesInTheParent(t *testing.T) {
 	older := newEntry(0x3000, 1, present)
 	older.Flags, older.InParent = nil, &[]bool{true}[0]
 	dir := t.TempDir()
-	writePagemap(t, dir, "pagemap-5.img", 1, 2, newEntry(0x1000, 1, present), newEntry(0x2000, 1, flagParent), older, newEntry(0x4000, 1, present|lazy))
+	writePagemap(t, dir, "pagemap-5.img", 1, 2,
+		newEntry(0x1000, 1, present), newEntry(0x2000, 1, flagParent), older, newEntry(0x4000, 1, present|lazy))
 	read, err := pageMaps(dir, flagParent)
 	require.NoError(t, err)
 	require.Equal(t, runs(0x2000, 2), read[0].absent)
@@ -298,9 +340,10 @@ func TestDamagedRoundsAreRefused(t *testing.T) {
 			i := &Incremental{Runc: &Runc{HostRoot: "/"}, Dir: t.TempDir()}
 			_, err := i.complete(t.Context(), "c1", 17, dir, nil, nil)
 			require.Error(t, err)
-			_, _, err = i.handOn(t.Context(), snapshot.Container{ID: "c1", PID: 17}, dir, memory.NewLimit(1), nil)
+			_, err = i.handOn(t.Context(), snapshot.Container{ID: "c1", PID: 17}, dir, memory.NewLimit(1), nil)
 			require.Error(t, err)
-			require.Empty(t, i.parent("c1", 17))
+			folder, _ := i.parent("c1", 17)
+			require.Empty(t, folder)
 		})
 	}
 }
@@ -319,8 +362,11 @@ func TestDumpWithoutItsParentIsFull(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, taken.NotLazy, errNoRound)
 	require.Equal(t, runs(0x1000, 2), taken.Stored["pages-1.img"])
-	require.NotEmpty(t, i.parent("c1", 17))
-	require.Empty(t, i.parent("c1", 18), "another process is another container")
+	folder, forRounds := i.parent("c1", 17)
+	require.NotEmpty(t, folder)
+	require.True(t, forRounds)
+	folder, _ = i.parent("c1", 18)
+	require.Empty(t, folder, "another process is another container")
 }
 
 // Without a round before there is a full dump.

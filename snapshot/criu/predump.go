@@ -19,12 +19,12 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 )
 
-const (
-	// PreDumpCommand, as the first argument, has a program call PreDump with the second one. Every program that runs rounds of
-	// an Incremental must know it, for it is called again in the host's namespaces: go-criu knows neither those nor contexts, so
-	// what it starts is ended with a process of its own.
-	PreDumpCommand = "criu-pre-dump"
+// PreDumpCommand as its first argument has a program call PreDump with the second one. Every program that runs rounds of an
+// Incremental must know it, for it is called again in the host's namespaces: go-criu knows neither those nor contexts, so
+// what it starts is ended with a process of its own.
+const PreDumpCommand = "criu-pre-dump"
 
+const (
 	preDumpLog = "pre-dump.log"
 	// warnings is CRIU's log level for a round, of which nobody reads more.
 	warnings = 2
