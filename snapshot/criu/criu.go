@@ -78,6 +78,13 @@ func (r *Runc) Containers(ctx context.Context) ([]snapshot.Container, error) {
 	}
 	var containers []snapshot.Container
 	for _, c := range all {
+		if c.Annotations == nil { // crun's list has none
+			state, err := r.state(ctx, c.ID)
+			if err != nil && !errors.Is(err, snapshot.ErrGone) {
+				return nil, err
+			}
+			c.Annotations = state.Annotations
+		}
 		if c.Annotations["io.kubernetes.cri.container-type"] != "container" {
 			continue
 		}
