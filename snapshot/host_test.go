@@ -49,6 +49,7 @@ type host struct {
 	scans    map[string]int
 	// obstacles are what keeps boxes from being dumped.
 	obstacles map[string][]obstacle.Obstacle
+	unjudged  bool
 	// share is that of the newest scan; throttled has all targets run at their limits.
 	share     float64
 	throttled bool
@@ -257,6 +258,7 @@ func (h *host) Targets(context.Context) ([]Target, error) {
 	for _, id := range slices.Sorted(maps.Keys(h.boxes)) {
 		t := hostTarget(id)
 		t.Status, t.Obstacles = h.boxes[id].status, h.obstacles[id]
+		t.Unjudged = h.unjudged
 		_, t.Final = h.final[id]
 		targets = append(targets, t)
 	}

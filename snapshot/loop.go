@@ -89,6 +89,9 @@ func (e *Evacuator) measure(s *session) {
 	defer s.mu.Unlock()
 	s.measured.facts.Priority, s.measured.facts.Settings, s.measured.facts.Obstacles = t.Priority, t.Settings, t.Obstacles
 	s.measured.lives(vitals)
+	if t.Unjudged {
+		s.told = told{underWay: s.told.underWay}
+	}
 }
 
 // plan asks Policy.

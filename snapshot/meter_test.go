@@ -92,6 +92,24 @@ func TestTheMeterIsTold(t *testing.T) {
 	})
 }
 
+func TestALostVerdictIsToldAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		s.run(t, func() {
+			pass(15 * time.Minute)
+			told := 0
+			s.lock(func() { told, s.unjudged = len(s.verdicts["c1"]), true })
+			pass(11 * time.Second)
+			s.lock(func() {
+				require.Len(t, s.verdicts["c1"], told+1)
+				s.unjudged = false
+			})
+			pass(time.Minute)
+			s.lock(func() { require.Len(t, s.verdicts["c1"], told+1) })
+		})
+	})
+}
+
 func TestReasonsOfFailedSteps(t *testing.T) {
 	for _, c := range []struct {
 		name   string

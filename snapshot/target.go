@@ -62,6 +62,8 @@ type Target struct {
 	// Priority is the pod's, Settings what its owner asks for.
 	Priority int32
 	Settings TargetSettings
+	// Unjudged says that its Checkpoint has no verdict, or no more.
+	Unjudged bool
 	// Obstacles are what keeps it from being dumped as long as they stand, as its Checkpoint names them.
 	Obstacles []obstacle.Obstacle
 	// LeaveOut are the files that are no part of its generations.

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,6 +28,18 @@ func (p protectable) eventType() string {
 		return corev1.EventTypeWarning
 	}
 	return corev1.EventTypeNormal
+}
+
+// silences tells whether the agent has no say any more: its verdict would stand beside the refusal for ever.
+func (p protectable) silences() bool {
+	return p.status != metav1.ConditionTrue && !v1alpha1.FoundOnNode(p.reason)
+}
+
+// forgetVerdict removes what the agent said of the pod, and tells whether there was anything.
+func forgetVerdict(s *v1alpha1.CheckpointStatus) bool {
+	had := s.Protection != nil
+	s.Protection = nil
+	return meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionCurrent) || had
 }
 
 // judge decides ConditionProtectable for a pod with no interruption under way. node is nil where the pod is not bound

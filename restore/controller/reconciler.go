@@ -161,7 +161,7 @@ func (r *Reconciler) setProtectable(ctx context.Context, o *observation, c prote
 	}
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
 		changed = s.SetCondition(v1alpha1.ConditionProtectable, c.status, c.reason, c.message)
-		return changed
+		return c.silences() && forgetVerdict(s) || changed
 	})
 	if err == nil && changed && !found && c.status != metav1.ConditionUnknown {
 		o.tell(c.eventType(), c.reason, "Protect", c.message)

@@ -64,6 +64,31 @@ func TestProtectableTakesOverWhatTheAgentFinds(t *testing.T) {
 	require.Equal(t, []string{v1alpha1.ReasonProtected}, w.reasons("Pod"), "the agent tells what it finds")
 }
 
+func TestTheVerdictGoesWithTheAgentsSay(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	judged := func() {
+		w.agentWrites(func(s *v1alpha1.CheckpointStatus) {
+			s.Protection = &v1alpha1.Protection{PodUID: s.Pod.UID, Level: "Safe"}
+			s.SetCondition(v1alpha1.ConditionCurrent, metav1.ConditionTrue, v1alpha1.ReasonWithinShare, "Safe")
+		})
+		w.settle()
+	}
+	judged()
+	w.agentSees(metav1.ConditionFalse, v1alpha1.ReasonTraced, "Traced: by strace; end it")
+	w.settle()
+	require.NotNil(t, w.checkpoint().Status.Protection, "the agent has found it and judges on")
+	w.setNode("a", func(n *corev1.Node) { delete(n.Labels, v1alpha1.LabelRuntimeReady) })
+	w.settle()
+	for range 2 {
+		s := w.checkpoint().Status
+		require.Nil(t, s.Protection, "nobody is there to say so")
+		require.Nil(t, s.Condition(v1alpha1.ConditionCurrent))
+		judged() // a write that was under way
+	}
+}
+
 func TestObstaclesOfThePodBeforeAreForgotten(t *testing.T) {
 	w := newWorld(t)
 	w.userCreates()

@@ -83,6 +83,7 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 			Container: c, Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
 			Final: isFinal(status, pod.UID), NeverRestarts: pod.Spec.RestartPolicy == corev1.RestartPolicyNever,
 			Settings: settingsOf(pod, c.Name), Obstacles: obstaclesOf(status),
+			Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
 		}
 		// Patterns that are none are an obstacle of their own, under which the pod is no target for long.
 		t.LeaveOut, _ = exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])

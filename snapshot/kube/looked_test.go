@@ -68,4 +68,8 @@ func TestLooked(t *testing.T) {
 	require.Equal(t, "Unprotected", p.Level)
 	require.Nil(t, p.Dirty, "nothing is predicted of what is not copied")
 	require.Nil(t, p.Window)
+	require.True(t, target.Unjudged)
+	targets, err := j.Targets(t.Context())
+	require.NoError(t, err)
+	require.False(t, targets[0].Unjudged)
 }
