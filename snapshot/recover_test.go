@@ -14,76 +14,81 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
+// settleCase is what an agent finds when it starts anew.
+type settleCase struct {
+	name     string
+	before   func(t *testing.T, s *scene)
+	deadline time.Duration
+	notice   bool
+	quiet    bool
+	calls    string
+	status   Status
+	failed   string
+	fault    error
+}
+
+var settleCases = []settleCase{
+	{
+		name: "deadline ahead, metadata not heard yet: finished", deadline: time.Minute,
+		calls: "begun pause dump files final", status: StatusPaused,
+	},
+	{
+		name: "notice still there: finished", deadline: time.Minute, notice: true,
+		calls: "begun pause dump files final", status: StatusPaused,
+	},
+	{
+		name: "no notice any more: thawed", deadline: time.Minute, quiet: true,
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "deadline passed: thawed", deadline: -time.Second,
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "committed but not recorded: recorded, never thawed", deadline: -time.Minute, quiet: true,
+		before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 0) },
+		calls:  "final", status: StatusPaused,
+	},
+	{
+		name: "committed by an evacuation before: thawed", deadline: -time.Minute, quiet: true,
+		before: func(t *testing.T, s *scene) {
+			commit(t, s, "pod-1", 0)
+			require.NoError(t, s.evacuator.hold("c1"))
+		},
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "committed, and the stamp of its dump is lost: thawed", deadline: -time.Minute, quiet: true,
+		before: func(t *testing.T, s *scene) {
+			commit(t, s, "pod-1", 0)
+			require.NoError(t, s.evacuator.stamps().keep(nil))
+		},
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "newest generation is of the pod before: thawed", deadline: -time.Minute,
+		before: func(t *testing.T, s *scene) { commit(t, s, "pod-0", 0) },
+		calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "claimed elsewhere: frozen for ever", deadline: -time.Minute,
+		before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 7) },
+		calls:  "", status: StatusPaused, fault: store.ErrFenced,
+	},
+	{
+		name: "bucket cannot be asked, deadline ahead: frozen until it can", deadline: time.Minute, quiet: true,
+		before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+		calls:  "", status: StatusPaused, fault: errDown,
+	},
+	{
+		name: "bucket cannot be asked, deadline passed: thawed behind a fence", deadline: -time.Second, quiet: true,
+		before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+		calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+}
+
 func TestSettleAfterRestart(t *testing.T) {
-	for _, c := range []struct {
-		name     string
-		before   func(t *testing.T, s *scene)
-		deadline time.Duration
-		notice   bool
-		quiet    bool
-		calls    string
-		status   Status
-		failed   string
-		fault    error
-	}{
-		{
-			name: "deadline ahead, metadata not heard yet: finished", deadline: time.Minute,
-			calls: "begun pause dump files final", status: StatusPaused,
-		},
-		{
-			name: "notice still there: finished", deadline: time.Minute, notice: true,
-			calls: "begun pause dump files final", status: StatusPaused,
-		},
-		{
-			name: "no notice any more: thawed", deadline: time.Minute, quiet: true,
-			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "deadline passed: thawed", deadline: -time.Second,
-			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "committed but not recorded: recorded, never thawed", deadline: -time.Minute, quiet: true,
-			before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 0) },
-			calls:  "final", status: StatusPaused,
-		},
-		{
-			name: "committed by an evacuation before: thawed", deadline: -time.Minute, quiet: true,
-			before: func(t *testing.T, s *scene) {
-				commit(t, s, "pod-1", 0)
-				require.NoError(t, s.evacuator.hold("c1"))
-			},
-			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "committed, and the stamp of its dump is lost: thawed", deadline: -time.Minute, quiet: true,
-			before: func(t *testing.T, s *scene) {
-				commit(t, s, "pod-1", 0)
-				require.NoError(t, s.evacuator.stamps().keep(nil))
-			},
-			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "newest generation is of the pod before: thawed", deadline: -time.Minute,
-			before: func(t *testing.T, s *scene) { commit(t, s, "pod-0", 0) },
-			calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "claimed elsewhere: frozen for ever", deadline: -time.Minute,
-			before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 7) },
-			calls:  "", status: StatusPaused, fault: store.ErrFenced,
-		},
-		{
-			name: "bucket cannot be asked, deadline ahead: frozen until it can", deadline: time.Minute, quiet: true,
-			before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
-			calls:  "", status: StatusPaused, fault: errDown,
-		},
-		{
-			name: "bucket cannot be asked, deadline passed: thawed behind a fence", deadline: -time.Second, quiet: true,
-			before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
-			calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-	} {
+	for _, c := range settleCases {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t)
 			if c.before != nil {
