@@ -110,7 +110,10 @@ func TestLazyDumpForReal(t *testing.T) {
 		t.Log("no huge pages are set aside on this machine: hugetlb is not tried")
 	}
 	n, s := newNode(t), newStore()
-	require.NoError(t, n.runc.LazyDumps(t.Context()))
+	choice, err := n.runc.Choose(t.Context(), Auto)
+	require.NoError(t, err)
+	require.Equal(t, Lazy, choice.Way, choice.Reason)
+	require.Equal(t, dumpFlags, n.runc.dumpFlags(), "runc has them all")
 	bundle, root := n.container(t, "job", "parent", n.network)
 	n.runOCI(t, "run", "--detach", "--bundle", bundle, "job")
 	requireRounds(t, root, nil)
