@@ -252,7 +252,7 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	}
 	p := s.copied(w, began, pages, vitals.CPU, scan, files, step.Codec)
 	e.sent(p)
-	e.options.Meter.Stepped(t, roundDone(scan.Bytes+files.BytesRead, p, scan.CPU+files.CPU))
+	e.options.Meter.Stepped(t, roundDone(scan.Bytes-scan.Unread+files.BytesRead, p, scan.CPU+files.CPU))
 	if scan.Missed > 0 {
 		e.options.Log.Error().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("pages", scan.Missed).
 			Msg("pages had changed although the kernel did not say so, its tracking of writes is not used for this target any more")

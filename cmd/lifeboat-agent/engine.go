@@ -18,14 +18,23 @@ type engine struct {
 	scanner snapshot.Scanner
 }
 
-// newEngine chooses by what the host can do and the configuration wants, and says so in the log.
-func newEngine(ctx context.Context, c *config, log zerolog.Logger, runc *criu.Runc) (engine, error) {
+// newEngine chooses by what the host can do and the configuration wants, and says so in the log. filters are used where the
+// kernel tracks writes.
+func newEngine(ctx context.Context, c *config, log zerolog.Logger, runc *criu.Runc, filters *memory.Filters) (engine, error) {
 	choice, err := runc.Choose(ctx, criu.Way(c.engine))
 	if err != nil {
 		return engine{}, err
 	}
 	log.Info().Str("engine", string(choice.Way)).Str("reason", choice.Reason).Msg("engine chosen")
 	meter := memory.Scanner{Proc: "/proc", HostRoot: c.hostRoot}
+	if choice.Way == criu.Lazy && c.softDirty == softDirtyAuto {
+		err := memory.ProbeTracking()
+		if err == nil {
+			filters.CheckEvery = c.softDirtyCheck
+			meter.Filters, runc.Filters = filters, filters
+		}
+		log.Info().Bool("soft_dirty", err == nil).AnErr("reason", err).Msg("kernel tried for tracking of writes")
+	}
 	e := engine{Engine: criu.Engine{Runc: runc, Choice: choice}, scanner: meter}
 	if choice.Way == criu.Tracked {
 		e.Incremental = &criu.Incremental{Runc: runc, Dir: filepath.Join(c.stateDir, "rounds"), Meter: meter}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 	"github.com/lifeboat-dev/lifeboat/snapshot/metrics"
 	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/watcher"
@@ -105,12 +106,15 @@ func (p *publisher) publish(ctx context.Context) error {
 type meters struct {
 	requests *meter.Meter
 	targets  *metrics.Meter
+	filters  *memory.Filters
 }
 
-func newMeters() meters { return meters{requests: meter.NewMeter(), targets: metrics.New()} }
+func newMeters() meters {
+	return meters{requests: meter.NewMeter(), targets: metrics.New(), filters: memory.NewFilters()}
+}
 
 func (m meters) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.targets}
+	return []prometheus.Collector{m.requests, m.targets, m.filters}
 }
 
 // health serves /healthz and /metrics: of the sources of notices, and of what others count.

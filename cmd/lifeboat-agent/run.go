@@ -111,7 +111,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
-	dumps, err := newEngine(ctx, c, log, runc)
+	dumps, err := newEngine(ctx, c, log, runc, meters.filters)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func TestFilterForReal(t *testing.T) {
 	}
 	require.NoError(t, ProbeTracking())
 	init, _ := start(t, "tracked")
-	filters := NewFilters(time.Hour)
+	filters := NewFilters()
 	filter := filters.Of("c")
 	reader := Reader{Proc: "/proc", Filter: filter}
 	got := &mirror{pages: map[string]map[uint64]uint64{}}
