@@ -81,11 +81,11 @@ func roundDone(read int64, p store.Progress, cpu time.Duration) Stepped {
 	}
 }
 
-// dumpDone is what a safety dump did. What it uploaded after its target ran again is part of it.
-func dumpDone(still stillness, changed store.Progress) Stepped {
+// dumpDone is what a safety dump did whose commit sent so many bytes.
+func dumpDone(still stillness, changed store.Progress, sent int64) Stepped {
 	return Stepped{
 		Action: ActionDump, ReadBytes: still.RSSBytes + still.fileBytes, ChangedBytes: changed.NewBlocks * store.BlockSize,
-		UploadedBytes: changed.UploadedBytes, CPU: changed.EncodeTime, Still: still.thawed.Sub(still.frozen), Frozen: still.frozen,
+		UploadedBytes: changed.UploadedBytes + sent, CPU: changed.EncodeTime, Still: still.thawed.Sub(still.frozen), Frozen: still.frozen,
 	}
 }
 

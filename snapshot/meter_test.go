@@ -74,6 +74,7 @@ func TestTheMeterIsTold(t *testing.T) {
 			require.Equal(t, 1, dumps)
 			require.GreaterOrEqual(t, dump.Still, 100*time.Millisecond)
 			require.False(t, dump.Frozen.IsZero())
+			require.Positive(t, dump.UploadedBytes, "what its commit sends")
 			m.lock(func() {
 				require.Equal(t, []string{"dump DumpFailed"}, m.failed)
 				require.Equal(t, Safe, m.verdict["c1"].Level)

@@ -66,7 +66,7 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 	}
 	uploading := w.Progress().UploadTime - before.UploadTime
 	e.sent(changed)
-	e.options.Meter.Stepped(t, dumpDone(still, changed))
+	e.options.Meter.Stepped(t, dumpDone(still, changed, w.Progress().UploadedBytes-before.UploadedBytes))
 	s.dumped(still, changed, step.Codec, max(0, time.Since(began)-uploading))
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", committed.Number).
 		Dur("still_seconds", still.thawed.Sub(still.frozen)).Int64("rss_bytes", still.RSSBytes).
