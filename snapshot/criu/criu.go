@@ -34,6 +34,8 @@ const (
 	// waitDelay is how long a killed call may take to give up its pipes.
 	waitDelay = 5 * time.Second
 	logTail   = 12
+	// pauseTries is how often runc is asked to freeze a container; each takes some tenths of a second.
+	pauseTries = 10
 )
 
 // Runc calls one runc binary of the host.
@@ -124,9 +126,15 @@ func (r *Runc) state(ctx context.Context, id string) (listed, error) {
 	return state, nil
 }
 
-// Pause implements snapshot.Runtime.
+// Pause implements snapshot.Runtime. Under cgroup v1 runc gives up, and thaws, where tasks of a busy node do not come to a
+// stop within a moment, so it is asked again.
 func (r *Runc) Pause(ctx context.Context, id string) error {
-	return r.turn(ctx, "pause", id, snapshot.StatusPaused)
+	for try := 1; ; try++ {
+		err := r.turn(ctx, "pause", id, snapshot.StatusPaused)
+		if err == nil || try == pauseTries || ctx.Err() != nil || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+	}
 }
 
 // Resume implements snapshot.Runtime.
