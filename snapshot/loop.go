@@ -260,7 +260,8 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Dur("seconds", time.Since(began)).
 		Int64("read_bytes", scan.Bytes-scan.Unread).Int64("unread_bytes", scan.Unread).Int64("read_file_bytes", files.BytesRead).
 		Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).
-		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Dur("encode_seconds", p.EncodeTime).Str("codec", step.Codec.String()).Msg("round")
+		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Dur("encode_seconds", p.EncodeTime).Dur("still_seconds", scan.Still).
+		Str("codec", step.Codec.String()).Msg("round")
 	return nil
 }
 

@@ -32,6 +32,8 @@ type Scan struct {
 	Tracked bool
 	// CPU is what the reading threads used, the sink's work on them included.
 	CPU time.Duration
+	// Still is how long the container stood still for it.
+	Still time.Duration
 }
 
 // Vitals are measures of a running container.

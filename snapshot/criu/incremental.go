@@ -12,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
+
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -129,12 +132,24 @@ func (i *Incremental) round(ctx context.Context, c snapshot.Container, limit *me
 	if err != nil {
 		return snapshot.Scan{CPU: cpu}, err
 	}
+	still := frozenFor(i.Runc.seen(images))
 	scan, err := i.handOn(ctx, c, i.Runc.seen(images), limit, sink)
-	scan.CPU += cpu
+	scan.CPU, scan.Still = scan.CPU+cpu, still
 	if err == nil {
 		err = limit.Spend(ctx, cpu)
 	}
 	return scan, err
+}
+
+// frozenFor is how long CRIU has held the tasks still, by its statistics; 0 where there are none.
+func frozenFor(work string) time.Duration {
+	counted, err := decode(filepath.Join(work, crit.StatsDump), &stats.StatsEntry{})
+	if err != nil {
+		return 0
+	}
+	entry, _ := counted[0].Message.(*stats.StatsEntry)
+	dump := entry.GetDump()
+	return time.Duration(dump.GetFreezingTime()+dump.GetFrozenTime()) * time.Microsecond
 }
 
 // handOn keeps what comes next needs of what a round has written into images, and hands that to sink.

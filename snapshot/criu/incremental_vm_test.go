@@ -52,8 +52,8 @@ func (n *node) scanned(t testing.TB, i *Incremental, id string, w *store.Writer)
 		})
 	require.NoError(t, err)
 	require.Equal(t, scan.Bytes-scan.Unread, sum.Load())
-	t.Logf("round: %d of %d bytes, %s of CPU, took %s, %d bytes on disk",
-		sum.Load(), scan.Bytes, scan.CPU, time.Since(began), sizeOf(t, i.folder(id)))
+	t.Logf("round: %d of %d bytes, %s of CPU, took %s, of which it stood still %s, %d bytes on disk",
+		sum.Load(), scan.Bytes, scan.CPU, time.Since(began), scan.Still, sizeOf(t, i.folder(id)))
 	return scan.Bytes, sum.Load()
 }
 
