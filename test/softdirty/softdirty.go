@@ -18,7 +18,7 @@ const (
 	RootVariable, DiskVariable = "LIFEBOAT_VM_ROOT", "LIFEBOAT_VM_DISK"
 	insideVariable             = "LIFEBOAT_VM_INSIDE"
 	// timeout bounds one run, grace is what of it is for boot and end.
-	timeout, grace = 4 * time.Minute, time.Minute
+	timeout, grace = 8 * time.Minute, time.Minute
 )
 
 // Inside says whether the test already runs in the VM. Otherwise it runs it there, it alone, from this test binary and as
