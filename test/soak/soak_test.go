@@ -200,7 +200,7 @@ var noNotice time.Time
 
 // Pre-dumps, safety dumps, final dumps and restores, again and again: nothing differs, nothing is lost, nothing done twice.
 func TestRounds(t *testing.T) {
-	soak(t, 18*time.Second, func(t *testing.T, h *history) {
+	soak(t, 12*time.Second, func(t *testing.T, h *history) {
 		for !h.over() {
 			h.agent = startAgent(t)
 			h.agent.hears(noNotice)
@@ -222,7 +222,7 @@ func TestRounds(t *testing.T) {
 
 // The agent is killed at random moments of rounds, safety dumps and evacuations: nobody is left frozen, dead, or runs twice.
 func TestKilledAgents(t *testing.T) {
-	soak(t, 18*time.Second, func(t *testing.T, h *history) {
+	soak(t, 12*time.Second, func(t *testing.T, h *history) {
 		for !h.over() {
 			h.agent = startAgent(t)
 			notice := noNotice
