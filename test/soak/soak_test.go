@@ -257,7 +257,8 @@ func (h *history) settled(t *testing.T, notice time.Time) {
 		if r.Final != nil {
 			return true
 		}
-		return (notice == noNotice || r.Failed != "") && len(filesLeft()) == 0 && h.status(t, h.pod) == snapshot.StatusRunning
+		failed := r.Failed != "" && r.Deadline.Equal(notice) // and not the one before
+		return (notice.IsZero() || failed) && len(filesLeft()) == 0 && h.status(t, h.pod) == snapshot.StatusRunning
 	})
 	if h.record(t).Final != nil {
 		h.moved(t)
