@@ -88,7 +88,29 @@ func (r *Reader) readExactly(ctx context.Context, init int, wanted []Wanted, sin
 type part struct {
 	pid   int
 	spans []span
+	known *knownTask // nil: nothing is
 	sifted
+}
+
+// look finds what is known of the tasks of parts.
+func (f *Filter) look(t *tree, parts []*part) error {
+	tasks := map[int]*knownTask{}
+	for _, part := range parts {
+		known, looked := tasks[part.pid]
+		if !looked {
+			p, err := t.open(part.pid)
+			if err != nil {
+				return err
+			}
+			known = f.taskOf(p)
+			tasks[part.pid] = known
+			if err := p.close(); err != nil {
+				return err
+			}
+		}
+		part.known = known
+	}
+	return nil
 }
 
 // leaveOut leaves pages out of parts that the Filter knows, unless there are signs that it is wrong.
@@ -96,8 +118,14 @@ func (r *Reader) leaveOut(t *tree, parts []*part, give func(job) error) (kept in
 	if !r.Filter.beginExactly() {
 		return 0, nil
 	}
+	if err := r.Filter.look(t, parts); err != nil {
+		return 0, err
+	}
 	var all sync.WaitGroup
 	for _, part := range parts {
+		if part.known == nil {
+			continue
+		}
 		all.Add(1)
 		if err := give(func(ctx context.Context, w *worker) error {
 			defer all.Done()
@@ -129,11 +157,7 @@ func (w *worker) sift(ctx context.Context, t *tree, part *part, f *Filter) error
 	if err := p.openMemory(); err != nil {
 		return err
 	}
-	known := f.taskOf(p)
-	if known == nil {
-		return nil
-	}
-	if part.sifted, err = known.sift(p.readWords, part.spans, w.words); err != nil {
+	if part.sifted, err = part.known.sift(p.readWords, part.spans, w.words); err != nil {
 		return err
 	}
 	f.note(passed{dirty: part.dirty, cleared: part.cleared})

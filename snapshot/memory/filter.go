@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"os"
 	"sync"
 	"time"
 
@@ -15,13 +16,14 @@ import (
 //   - The bits of its task were cleared first, those of all tasks before any page was read: tasks may share memory. All that
 //     was known before was forgotten at that moment, so a page written to before it is read now, and one written to after
 //     it is marked.
-//   - It is private and anonymous memory, in memory, and was in the same frame before and after it was read, not marked.
+//   - It is private and anonymous memory, in memory, in an area that began, ended and was protected as it is when the bits were
+//     cleared, and was in the same frame before and after it was read, not marked.
 //     So what the sink has is what that frame had, and the frame was write-protected.
 //   - The sink has taken it. Who loses what sinks have taken says so (Filters.Forget).
 //   - It never showed as written to. Once it does it is read each time, until the bits are cleared again.
 //
-// It is left out when it shows in the same frame, not marked, in the same address space (PID, begin of the process, where
-// exec has put things). The bit goes with the page table's entry and the content with the frame: what was unmapped, dropped
+// It is left out when it shows in the same frame, not marked, in the same area of the same address space (PID, begin of the
+// process, where exec has put things). The bit goes with the page table's entry and the content with the frame: what was unmapped, dropped
 // (MADV_DONTNEED) or moved there (mremap, which moves tables of 2 MiB without a mark) shows another frame, or none, or the
 // mark of its first write; so do a page of zeros, one that was merged, migrated or swapped, and a huge page that was made of
 // small ones, which are then read without need. A child has its own task, and that its parent shares frames with it changes
@@ -123,11 +125,21 @@ func (t *tree) cleared(pid int) (string, *knownTask, error) {
 		return "", nil, err
 	}
 	defer p.close()
-	incarnation, err := p.incarnation()
-	if err == nil {
-		err = p.clearBits()
+	known := &knownTask{areas: map[uint64]extent{}, groups: map[uint64]*pageGroup{}}
+	if known.incarnation, err = p.incarnation(); err != nil {
+		return "", nil, err
 	}
-	return p.task, &knownTask{incarnation: incarnation, groups: map[uint64]*pageGroup{}}, err
+	maps, err := os.Open(t.path(pid, "maps"))
+	if err != nil {
+		return "", nil, err
+	}
+	defer maps.Close()
+	for a := range areasOf(maps) {
+		if a.inode == 0 {
+			known.areas[a.start] = a.extent()
+		}
+	}
+	return p.task, known, p.clearBits()
 }
 
 func (t *tree) usedByAll() (sum time.Duration) {
@@ -149,6 +161,12 @@ func (f *Filter) taskOf(p *process) *knownTask {
 	if incarnation, err := p.incarnation(); err != nil || incarnation != k.incarnation {
 		return nil
 	}
+	maps, err := os.Open(p.tree.path(p.pid, "maps"))
+	if err != nil {
+		return nil
+	}
+	defer maps.Close()
+	k.refresh(maps)
 	return k
 }
 

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +15,8 @@ const present = uint64(wordPresent)
 
 // learned is a task of which the first four pages of address 0x200000 on are known, in frames 10 to 13.
 func learned() *knownTask {
-	k := &knownTask{groups: map[uint64]*pageGroup{}}
+	k := &knownTask{groups: map[uint64]*pageGroup{}, areas: map[uint64]extent{0x200000: {0x300000, "rw-p"}}}
+	k.order()
 	for n := range uint64(4) {
 		k.learn(0x200000+n*4096, present|10+n, content(n))
 	}
@@ -95,6 +97,32 @@ func TestWhatWasWrittenToIsReadFromThenOn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []span{{0x201000, 0x203000}}, got.unread, "a mark that went away is not believed")
 	require.True(t, got.cleared)
+}
+
+func TestAreasThatChangedAreNotTrusted(t *testing.T) {
+	same := []uint64{present | 10, present | 11, present | 12, present | 13}
+	for _, c := range []struct {
+		name, maps string
+		clean      int64
+	}{
+		{"as it was", "200000-300000 rw-p 00000000 00:00 0\n300000-400000 r--p 00000000 00:00 0\n", 4},
+		{"it has grown", "200000-301000 rw-p 00000000 00:00 0\n", 0},
+		{"it begins before", "1ff000-300000 rw-p 00000000 00:00 0\n", 0},
+		{"protected otherwise", "200000-300000 r--p 00000000 00:00 0\n", 0},
+		{"a file's", "200000-300000 rw-p 00000000 08:01 77 /x\n", 0},
+		{"gone", "", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := learned()
+			k.refresh(strings.NewReader(c.maps))
+			for range 2 { // it is not trusted again when it is as it was
+				got, err := k.sift(tableOf(same), []span{{0x200000, 0x204000}}, make([]uint64, 9))
+				require.NoError(t, err)
+				require.Equal(t, c.clean, got.cleanPages)
+				k.refresh(strings.NewReader("200000-300000 rw-p 00000000 00:00 0\n"))
+			}
+		})
+	}
 }
 
 func TestTrim(t *testing.T) {

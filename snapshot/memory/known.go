@@ -1,6 +1,10 @@
 package memory
 
 import (
+	"io"
+	"maps"
+	"slices"
+
 	"github.com/zeebo/xxh3"
 
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -22,7 +26,45 @@ type pageGroup struct {
 // knownTask is what is known of the pages of one address space.
 type knownTask struct {
 	incarnation string
-	groups      map[uint64]*pageGroup
+	// areas are those of when the bits were cleared, by their beginning, as long as they are as they were then.
+	areas map[uint64]extent
+	// trusted are the same, in ascending order.
+	trusted []span
+	groups  map[uint64]*pageGroup
+}
+
+// extent is an area that can be trusted while it is the same.
+type extent struct {
+	end   uint64
+	flags string
+}
+
+// refresh forgets areas that are not as they were: where areas are merged a kernel may forget that it counted one of them as
+// written to as a whole (before VM_SOFTDIRTY was kept in merges), and its pages have no marks of their own.
+func (k *knownTask) refresh(maps io.Reader) {
+	now := map[uint64]extent{}
+	for a := range areasOf(maps) {
+		if a.inode == 0 && k.areas[a.start] == a.extent() {
+			now[a.start] = a.extent()
+		}
+	}
+	k.areas = now
+	k.order()
+}
+
+func (k *knownTask) order() {
+	k.trusted = nil
+	for _, start := range slices.Sorted(maps.Keys(k.areas)) {
+		k.trusted = append(k.trusted, span{start, k.areas[start].end})
+	}
+}
+
+// distrust forgets the area that began there.
+func (k *knownTask) distrust(start uint64) {
+	if _, known := k.areas[start]; known {
+		delete(k.areas, start)
+		k.order()
+	}
 }
 
 func split(address uint64) (group uint64, at int) {
@@ -107,7 +149,7 @@ type sifted struct {
 // not written to since. words is room for the page table.
 func (k *knownTask) sift(table wordReader, spans []span, words []uint64) (sifted, error) {
 	var out sifted
-	size := uint64(pageSize)
+	size, areas := uint64(pageSize), k.trusted
 	for _, s := range spans {
 		for s.start < s.end {
 			part := span{s.start, min(s.end, s.start+uint64(len(words))*size)}
@@ -119,7 +161,10 @@ func (k *knownTask) sift(table wordReader, spans []span, words []uint64) (sifted
 			for i, word := range these {
 				address := part.start + uint64(i)*size
 				was, written := k.record(address)
-				same := settled(word) && was.frame == uint32(word&wordFrame)
+				for len(areas) > 0 && areas[0].end <= address {
+					areas = areas[1:]
+				}
+				same := settled(word) && was.frame == uint32(word&wordFrame) && len(areas) > 0 && areas[0].start <= address
 				out.dirty = out.dirty || word&wordSoftDirty != 0
 				out.cleared = out.cleared || same && written
 				if same && !written {

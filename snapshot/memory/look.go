@@ -12,6 +12,10 @@ func (l *look) at(a area) *look {
 	if l.pass == passPlain || l.task == nil || a.inode != 0 {
 		return nil
 	}
+	if l.task.areas[a.start] != a.extent() {
+		l.task.distrust(a.start)
+		return nil
+	}
 	return l
 }
 
