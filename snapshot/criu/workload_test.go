@@ -102,7 +102,7 @@ func (w *workload) build() {
 	still := 2000
 	if _, err := os.Stat("/small"); err == nil { // for a machine that is slow
 		still = 600
-		w.add("private, hardly touched", memoryAt(3000, private|unix.MAP_POPULATE, -1), 50)
+		w.add("private, hardly touched", memoryAt(2000, private|unix.MAP_POPULATE, -1), 50)
 	}
 	w.add("private", memoryAt(still, private, -1), 1)
 	w.add("private that changes", memoryAt(still/4, private, -1), 2).moves = true
