@@ -428,3 +428,27 @@ func TestEngineDumpsInFullWhereThatWasChosen(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(calls), "--lazy-pages")
 }
+
+// A call of which nobody is traced ends with its context, and its children with it.
+func TestCallEndsWithItsContext(t *testing.T) {
+	r, dir := fakeRunc(t, "")
+	c, err := begin(r.hostCommand(context.Background(), true, "sh", "-c", "sleep 600 & echo $! > "+dir+"/child; wait"))
+	require.NoError(t, err)
+	var child []byte
+	require.Eventually(t, func() bool {
+		child, _ = os.ReadFile(filepath.Join(dir, "child"))
+		return len(child) > 0
+	}, 10*time.Second, time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, c.finish(ctx, os.Getpid()), context.Canceled)
+	require.Eventually(t, func() bool {
+		state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(child)) + "/stat")
+		return err != nil || strings.Contains(string(state), ") Z ")
+	}, 10*time.Second, time.Millisecond, "its child outlived the call")
+}
+
+func TestOrdersThatAreNone(t *testing.T) {
+	require.ErrorContains(t, PreDump("{"), "decode order")
+	require.ErrorContains(t, PreDump(`{"PID":1,"Images":"/nowhere","Work":"/nowhere"}`), "/nowhere")
+}
