@@ -19,8 +19,10 @@ import (
 )
 
 const (
-	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second.
-	settle = 5 * time.Second
+	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second, and tens of
+	// seconds on a node with twenty times the load that it can bear. A kill before that is the end of tasks in which CRIU's
+	// code is: they go on in it, into a breakpoint (SIGTRAP) or a closed socket (SIGPIPE).
+	settle = time.Minute
 	// letGo bounds how long it takes to end a dump that failed.
 	letGo = 20 * time.Second
 )
