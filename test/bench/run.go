@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -31,7 +32,8 @@ type Options struct {
 	Out, Progress io.Writer
 }
 
-// parts measure. folder is one of the part's own, empty, and removed afterwards.
+// parts measure. folder is one of the part's own, empty, and removed afterwards. Beside an error there may be rows, of what
+// could be measured all the same.
 var parts = map[string]func(ctx context.Context, o Options, folder string) ([]rows.Row, error){
 	"store":    measureStore,
 	"handover": measureHandover,
@@ -67,9 +69,9 @@ func runPart(ctx context.Context, o Options, name string) error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	defer os.RemoveAll(folder)
-	all, err := parts[name](ctx, o, folder)
-	if err != nil {
-		return err
+	all, fault := parts[name](ctx, o, folder)
+	if fault != nil && len(all) == 0 {
+		return fault
 	}
 	var encoded bytes.Buffer
 	if err := rows.Encode(&encoded, all); err != nil {
@@ -80,5 +82,5 @@ func runPart(ctx context.Context, o Options, name string) error {
 		return fmt.Errorf("write results: %w", err)
 	}
 	fmt.Fprintf(o.Out, "%s: medians of %d rounds where a row does not say otherwise; also in %s\n", name, rounds, file)
-	return rows.Print(o.Out, all)
+	return errors.Join(fault, rows.Print(o.Out, all))
 }

@@ -75,7 +75,7 @@ func (l *lab) measureContainers(ctx context.Context) ([]rows.Row, error) {
 		for n, how := range c.changes {
 			l.say("%s%s, job %d of %d", c.name(), how.Name, n+1, len(c.changes))
 			if err := l.measureJob(ctx, c, how); err != nil {
-				return nil, fmt.Errorf("%s%w", c.name(), err)
+				return all, fmt.Errorf("%s%w", c.name(), err)
 			}
 		}
 		all = append(all, l.containerRows(c)...)

@@ -4,9 +4,13 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
@@ -68,46 +72,73 @@ type lab struct {
 	agent  *agent
 }
 
-// Measure brings a bed up, measures, and takes it down.
-func Measure(ctx context.Context, o Options) (all []rows.Row, err error) {
+// Measure takes the steps on a bed of its own, and the last one in a VM. A step that fails does not keep the others from
+// being taken: the rows are those that were measured, also where there is an error.
+func Measure(ctx context.Context, o Options) ([]rows.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	if len(o.SizesMiB) == 0 {
 		o.SizesMiB = []int{256, 1 << 10, 4 << 10, 8 << 10}
 	}
 	l := &lab{Series: rows.Series{}, Options: o}
-	if l.Rig, err = rig.Open(ctx, o.Root, o.Progress); err != nil {
+	all, err := l.measureOnBed(ctx)
+	if !l.wants(StepVM) || ctx.Err() != nil {
+		return all, err
+	}
+	taken, fault := l.measureVM(ctx)
+	if fault != nil {
+		err = errors.Join(err, fmt.Errorf("%s: %w", StepVM, fault))
+	}
+	return append(all, taken...), err
+}
+
+func (l *lab) measureOnBed(ctx context.Context) (all []rows.Row, err error) {
+	if !slices.ContainsFunc(steps, func(s step) bool { return l.wants(s.name) }) {
+		return nil, nil
+	}
+	if l.Rig, err = rig.Open(ctx, l.Root, l.Progress); err != nil {
 		return nil, err
 	}
 	defer func() { err = l.Close(ctx, err) }()
-	if l.holder, err = l.ProgramImage(ctx, "./test/bench/protect/holder", o.Folder); err != nil {
+	if l.holder, err = l.ProgramImage(ctx, "./test/bench/protect/holder", l.Folder); err != nil {
 		return nil, err
 	}
+	var faults []error
 	for _, s := range steps {
-		if !l.wants(s.name) {
+		if !l.wants(s.name) || ctx.Err() != nil {
 			continue
 		}
 		taken, err := l.take(ctx, s)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
-		}
 		all = append(all, taken...)
+		if err != nil {
+			l.say("%s failed: %s", s.name, err)
+			faults = append(faults, fmt.Errorf("%s: %w", s.name, err))
+			// What it has begun would be in the way of the next one.
+			faults = append(faults, l.clear(ctx))
+		}
 	}
-	return all, nil
+	return all, errors.Join(faults...)
+}
+
+// clear removes all jobs, and the notice.
+func (l *lab) clear(ctx context.Context) error {
+	pods, err := l.Kube.CoreV1().Pods(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	for i := range pods.Items {
+		if err := l.Remove(ctx, pods.Items[i].Name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(l.Calm(ctx), l.emptyBucket(ctx))
 }
 
 func (l *lab) say(format string, args ...any) {
 	fmt.Fprintf(l.Progress, "snapshot: "+format+"\n", args...)
 }
 
-func (l *lab) wants(name string) bool {
-	for _, only := range l.Only {
-		if only == name {
-			return true
-		}
-	}
-	return len(l.Only) == 0
-}
+func (l *lab) wants(name string) bool { return len(l.Only) == 0 || slices.Contains(l.Only, name) }
 
 // take installs Lifeboat as the step wants it, and measures.
 func (l *lab) take(ctx context.Context, s step) ([]rows.Row, error) {

@@ -5,6 +5,7 @@ package hold
 import (
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -21,15 +22,23 @@ const hugeSize = 2 << 20
 
 // Run is the job; it ends with an error alone. It is told to change by the signals of package change.
 //
-//	[-mib N] [-huge]          says "filled", and "changed" and how many pages after each signal
-//	[-mib N] [-huge] -write   sets random keys and says every second "did" and how many
+//	[-mib N] [-huge] [-out FILE]   says "filled", and "changed" and how many pages after each signal
+//	[-mib N] [-huge] -write        sets random keys and says every second "did" and how many
 func Run(args []string) error {
 	flags := flag.NewFlagSet("hold", flag.ContinueOnError)
 	mib := flags.Int("mib", 256, "memory held, in MiB")
 	huge := flags.Bool("huge", false, "in huge pages (madvise)")
 	write := flags.Bool("write", false, "write at random all the time")
+	file := flags.String("out", "", "where it says what it does (default: standard output)")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	out := os.Stdout
+	if *file != "" {
+		var err error
+		if out, err = os.Create(*file); err != nil {
+			return fmt.Errorf("make file: %w", err)
+		}
 	}
 	debug.SetGCPercent(-1) // what changes is to be what was told
 	told := make(chan os.Signal, 1)
@@ -41,16 +50,16 @@ func Run(args []string) error {
 		return err
 	}
 	change.Fill(memory)
-	fmt.Println("filled", *mib)
+	fmt.Fprintln(out, "filled", *mib)
 	if *write {
-		return writeAtRandom(memory)
+		return writeAtRandom(memory, out)
 	}
 	seed := uint64(0)
 	for signal := range told {
 		seed++
 		for _, c := range change.All {
 			if c.Signal == signal {
-				fmt.Println("changed", c.Apply(memory, seed<<32))
+				fmt.Fprintln(out, "changed", c.Apply(memory, seed<<32))
 			}
 		}
 	}
@@ -80,7 +89,7 @@ const (
 )
 
 // writeAtRandom is what redis-benchmark has a Redis do: it sets keys drawn at random, which it finds in a hash table.
-func writeAtRandom(memory []byte) error {
+func writeAtRandom(memory []byte, out io.Writer) error {
 	places := make(map[uint64]int, len(memory)/valueSize)
 	for at := 0; at < len(memory); at += valueSize {
 		places[uint64(at/valueSize)] = at
@@ -97,7 +106,7 @@ func writeAtRandom(memory []byte) error {
 		sets += batch
 		select {
 		case <-second.C:
-			if _, err := fmt.Println("did", sets); err != nil {
+			if _, err := fmt.Fprintln(out, "did", sets); err != nil {
 				return err
 			}
 		default:
