@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -92,12 +94,15 @@ const (
 )
 
 // kill keeps a signal to a container under evacuation, and passes any other on.
-func (o Options) kill(id string, flags Flags) error {
+func (o Options) kill(call Invocation, id string, flags Flags) error {
 	name := "TERM"
 	if len(flags.Positional) > 1 {
 		name = flags.Positional[1]
 	}
 	signal, ok := signalNumber(name)
+	if signal == syscall.SIGKILL {
+		o.killHeld(call, id)
+	}
 	if !ok || signal == syscall.SIGKILL {
 		return errPassThrough
 	}
@@ -109,6 +114,29 @@ func (o Options) kill(id string, flags Flags) error {
 		return errPassThrough
 	}
 	return nil
+}
+
+// freezerV1 is there under cgroup version 1 alone.
+const freezerV1 = "/sys/fs/cgroup/freezer"
+
+// killHeld sends SIGKILL to every process of a container under evacuation. Under cgroup v1 the runtime kills the first one and
+// thaws them all: the others would run for a moment, although they may go on elsewhere. Who cannot be killed here is left
+// to the runtime.
+func (o Options) killHeld(call Invocation, id string) {
+	if _, err := os.Stat(filepath.Join(o.HoldDir, id)); err != nil {
+		return
+	}
+	if _, err := os.Stat(freezerV1); err != nil {
+		return
+	}
+	list, err := exec.Command(o.Runtime, "--root", call.stateRoot(), "ps", "--format", "json", id).Output()
+	var pids []int
+	if err != nil || json.Unmarshal(list, &pids) != nil {
+		return
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
 }
 
 // hold appends the signal to the hold file, and says false where there is none (any more).
