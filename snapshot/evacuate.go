@@ -63,6 +63,8 @@ type Evacuator struct {
 	// heard says that a source has answered since the start, so that no notice means none.
 	heard  bool
 	failed map[string]bool
+	// turns counts what was heard, acting is the turn that the round under way acts upon.
+	turns, acting int
 	wake   chan struct{}
 	// ending are the frozen sources that wait for the release of their pods, and Writers that are given up.
 	ending sync.WaitGroup
@@ -137,6 +139,7 @@ func (e *Evacuator) Quiet() { e.turn(nil) }
 func (e *Evacuator) turn(n *watcher.Notice) {
 	e.mu.Lock()
 	e.notice, e.heard = n, true
+	e.turns++
 	clear(e.failed)
 	e.mu.Unlock()
 	select {
@@ -178,6 +181,7 @@ func (e *Evacuator) Run(ctx context.Context) error {
 func (e *Evacuator) round(ctx context.Context) error {
 	e.mu.Lock()
 	notice, heard := e.notice, e.heard
+	e.acting = e.turns
 	e.mu.Unlock()
 	held, err := e.options.Holds.List()
 	if err != nil {
@@ -267,7 +271,9 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 		return nil
 	}
 	e.mu.Lock()
-	e.failed[t.ID] = true
+	if e.acting == e.turns { // else something else was heard meanwhile, under which it is tried
+		e.failed[t.ID] = true
+	}
 	e.mu.Unlock()
 	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
