@@ -22,10 +22,14 @@ var Engines = []string{Plain, Lazy, Tracked}
 
 // What is measured of an engine; a name of the engine and ": " come before.
 const (
-	// Freeze and Durable are in seconds, the latter from the notice on.
-	Freeze, Durable = "freeze", "notice to durable"
-	// PagesRead are those of the final pass, PagesChanged those that had changed since the last round.
-	PagesRead, PagesChanged = "pages read in the final pass", "pages changed"
+	// Freeze is in seconds.
+	Freeze = "freeze"
+	// Durable is in seconds from the notice on.
+	Durable = "notice to durable"
+	// PagesRead are those of the final pass.
+	PagesRead = "pages read in the final pass"
+	// PagesChanged are those that had changed since the last round.
+	PagesChanged = "pages changed"
 	// WindowBytes are those that were stored after the notice.
 	WindowBytes = "in-window bytes"
 )
