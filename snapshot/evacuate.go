@@ -65,7 +65,7 @@ type Evacuator struct {
 	failed map[string]bool
 	// turns counts what was heard, acting is the turn that the round under way acts upon.
 	turns, acting int
-	wake   chan struct{}
+	wake          chan struct{}
 	// ending are the frozen sources that wait for the release of their pods, and Writers that are given up.
 	ending sync.WaitGroup
 
