@@ -36,7 +36,7 @@ func TestCrunForReal(t *testing.T) {
 	for range 2 {
 		n.scanned(t, i, "job", w)
 	}
-	n.built(t, i, "job", w, false)
+	n.built(t, i, "job", w)
 	requireStill(t, root)
 	n.restored(t, s, "job", bundle, root)
 }
