@@ -42,9 +42,10 @@ type Filter struct {
 	tasks map[string]*knownTask // by name
 	// checked is when everything was last read for the check, or first.
 	checked time.Time
-	// fickle says that what is marked soon is much more than what has changed since the round before: the bits are then
-	// cleared in every round.
-	fickle bool
+	// fickle says that a round has read much more than what had changed since the one before: the bits are cleared in the
+	// next round, and where that was so twice, in every round until the next check.
+	fickle  bool
+	strikes int
 	// used is what the tasks had used of the processor when the bits were cleared.
 	used time.Duration
 
@@ -89,9 +90,10 @@ func (f *Filter) begin(now time.Time) pass {
 		}
 		return passFresh
 	case now.Sub(f.checked) >= f.all.CheckEvery:
-		f.checked, f.fickle = now, false
+		f.checked, f.fickle, f.strikes = now, false, 0
 		return passCheck
 	case f.fickle:
+		f.fickle = f.strikes > 1
 		return passFresh
 	}
 	return passDirty
@@ -194,7 +196,9 @@ func (f *Filter) end(p pass, used time.Duration) (missed int64) {
 		f.tasks = nil
 		f.all.cleared.Inc()
 	case p == passDirty:
-		f.fickle = f.sum.read > fickleLeast && float64(f.sum.read) > fickleFactor*float64(f.sum.changed)
+		if f.fickle = f.sum.read > fickleLeast && float64(f.sum.read) > fickleFactor*float64(f.sum.changed); f.fickle {
+			f.strikes++
+		}
 	}
 	return f.sum.missed
 }

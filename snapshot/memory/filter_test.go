@@ -158,7 +158,7 @@ func TestJudge(t *testing.T) {
 		{"written to with what it had", passDirty, marked | 11, marked | 11, 1, passed{read: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := &look{pass: c.pass, task: learned()}
+			l := &look{pass: c.pass, task: learned(), trusted: true}
 			var got passed
 			l.judge(&got, address, c.before, c.after, content(c.content))
 			require.Equal(t, c.want, got)
@@ -177,7 +177,7 @@ func TestJudge(t *testing.T) {
 		{"swapped", wordSwapped | 60, wordSwapped | 60, false},
 	} {
 		t.Run("first read, "+c.name, func(t *testing.T) {
-			l := &look{pass: passFresh, task: &knownTask{groups: map[uint64]*pageGroup{}}}
+			l := &look{pass: passFresh, trusted: true, task: &knownTask{groups: map[uint64]*pageGroup{}}}
 			l.judge(&passed{}, address, c.before, c.after, content(1))
 			was, _ := l.task.record(address)
 			require.Equal(t, c.learnt, was.frame != 0)
@@ -202,6 +202,10 @@ func TestPasses(t *testing.T) {
 	next(passDirty, passed{read: 1000, changed: 1000, dirty: true}, time.Second)
 	next(passDirty, passed{read: 1000, changed: 500, dirty: true}, time.Second)
 	next(passFresh, passed{}, time.Second)
+	next(passDirty, passed{read: 1000, changed: 500, dirty: true}, time.Second)
+	for range 3 {
+		next(passFresh, passed{}, time.Second)
+	}
 	now = now.Add(DefaultCheckEvery)
 	next(passCheck, passed{dirty: true}, 2*time.Second)
 	next(passDirty, passed{read: 10, changed: 1, dirty: true}, 2*time.Second)

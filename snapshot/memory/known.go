@@ -97,8 +97,9 @@ func (k *knownTask) learn(address uint64, word uint64, content []byte) {
 func (k *knownTask) wrote(address uint64, word uint64, content []byte) (changed bool) {
 	number, at := split(address)
 	g := k.groups[number]
-	if g == nil || g.pages[at].frame == 0 {
-		return true
+	if g == nil {
+		g = &pageGroup{}
+		k.groups[number] = g
 	}
 	sum := sumOf(content)
 	changed = g.pages[at].sum != sum

@@ -5,6 +5,8 @@ type look struct {
 	*Filter
 	pass pass
 	task *knownTask
+	// trusted says that the area is as it was when the bits were cleared.
+	trusted bool
 }
 
 // at is the look at an area: private memory that no file has. Huge pages set aside have a file, and are not tracked.
@@ -12,9 +14,9 @@ func (l *look) at(a area) *look {
 	if l.pass == passPlain || l.task == nil || a.inode != 0 {
 		return nil
 	}
-	if l.task.areas[a.start] != a.extent() {
+	l.trusted = l.task.areas[a.start] == a.extent()
+	if !l.trusted {
 		l.task.distrust(a.start)
-		return nil
 	}
 	return l
 }
@@ -67,13 +69,13 @@ func (l *look) after(w *worker, p *process, batch []span, n int) {
 func (l *look) judge(found *passed, address, before, after uint64, content []byte) {
 	still := settled(before) && before == after
 	if l.pass == passFresh {
-		if still {
+		if still && l.trusted {
 			l.task.learn(address, after, content)
 		}
 		return
 	}
 	was, written := l.task.record(address)
-	if still && !written && was.frame == uint32(after&wordFrame) {
+	if still && l.trusted && !written && was.frame == uint32(after&wordFrame) {
 		if was.sum != sumOf(content) {
 			found.missed++
 		}

@@ -182,7 +182,7 @@ func (w *worker) task(ctx context.Context, t *tree, pid int, f *Filter, pass pas
 		return nil
 	}
 	some, end := false, uint64(0)
-	look := &look{Filter: f, pass: pass, task: f.taskOf(p)}
+	look, before := &look{Filter: f, pass: pass, task: f.taskOf(p)}, w.stats.PagesRead
 	for a := range areasOf(p.maps) {
 		some = true
 		// Areas that grew meanwhile begin before the end of the last one.
@@ -201,6 +201,9 @@ func (w *worker) task(ctx context.Context, t *tree, pid int, f *Filter, pass pas
 	}
 	if some {
 		w.stats.Tasks++
+	}
+	if pass == passDirty && look.task == nil {
+		f.note(passed{read: w.stats.PagesRead - before}) // a round that clears the bits would learn them
 	}
 	return nil
 }

@@ -14,9 +14,11 @@ import (
 )
 
 const (
-	// RootVariable and DiskVariable name the parts of the VM that `bed prepare` makes.
-	RootVariable, DiskVariable = "LIFEBOAT_VM_ROOT", "LIFEBOAT_VM_DISK"
-	insideVariable             = "LIFEBOAT_VM_INSIDE"
+	// RootVariable names the Debian root of the VM that `bed prepare` makes.
+	RootVariable = "LIFEBOAT_VM_ROOT"
+	// DiskVariable names the disk.
+	DiskVariable   = "LIFEBOAT_VM_DISK"
+	insideVariable = "LIFEBOAT_VM_INSIDE"
 	// timeout bounds one run, grace is what of it is for boot and end.
 	timeout, grace = 8 * time.Minute, time.Minute
 )
