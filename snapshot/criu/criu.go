@@ -3,8 +3,8 @@
 // Every call runs in the namespaces of the host's pid 1, by nsenter, so that paths, mounts and cgroups are the host's; the
 // call for a lazy dump has a network of its own.
 // Invariants: a container that was paused before a dump is paused after it, whether the dump succeeded or not, or the
-// error says otherwise (ErrNotFrozen); a dump that outlives its context is killed with its children, and CRIU's death
-// lets the tasks go.
+// error says otherwise (ErrNotFrozen); a dump that outlives its context is killed with its children, but not before
+// CRIU has left the tasks (settle): those that have its code in them would not outlive it.
 package criu
 
 import (
@@ -205,7 +205,11 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 		return snapshot.Dump{}, err
 	}
 	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, r.dumpFlags()...)
-	if _, err := r.run(ctx, append(args, id)...); err != nil {
+	call, err := begin(r.hostCommand(context.WithoutCancel(ctx), true, r.argv(append(args, id))...))
+	if err == nil {
+		err = call.finish(ctx, state.PID)
+	}
+	if err != nil {
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")),
 			obstaclesOf(state.PID))
 	}
