@@ -40,7 +40,8 @@ const (
 	waitDelay = 5 * time.Second
 	// kernelArguments: a panic ends the VM; mitigations cost an emulated processor much and protect nobody here; on a machine
 	// under load the emulated timer is late, which the kernel would take for a broken one.
-	kernelArguments = "console=ttyS0 loglevel=5 panic=-1 mitigations=off random.trust_cpu=on no_timer_check"
+	// Debian's kernel shows memory that may not be read to tracers alone, which makes every lazy dump of such memory a full one.
+	kernelArguments = "console=ttyS0 loglevel=5 panic=-1 mitigations=off random.trust_cpu=on no_timer_check proc_mem.force_override=always"
 	consoleTail     = 4 << 10
 	guestPackage    = "github.com/lifeboat-dev/lifeboat/test/softdirty/guest"
 )
