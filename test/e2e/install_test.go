@@ -139,7 +139,7 @@ func (w *world) reinstall(ctx context.Context, t *testing.T, image string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	_, err := deploy.Install(ctx, w.bed, deploy.Options{Image: image})
+	_, err := deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: hasty})
 	require.NoError(t, err)
 }
 

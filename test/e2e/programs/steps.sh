@@ -1,0 +1,18 @@
+# What the shell programs share: a token of this very process, and the pauses after steps.
+token=$(od -An -tx8 -N8 /dev/urandom | tr -d ' ')
+
+# step N says that it is done. It pauses until the file hurry is there: after each of the first steps once, after those from HOLD
+# on for as long as it takes.
+step() {
+	echo "n=$1 token=$token"
+	[ "$PAUSE" = 0 ] && return
+	until [ -e /data/hurry ]; do
+		sleep "$PAUSE"
+		[ "$1" -lt "$HOLD" ] && break
+	done
+}
+
+# finish gives what was read as the result.
+finish() {
+	sha256sum | cut -d' ' -f1 | tr -d '\n' >/dev/termination-log
+}
