@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -99,11 +100,12 @@ func (m *machine) evacuate(ctx context.Context, j *job, engine string, runtime c
 	}}
 	policy := snapshot.DefaultPolicy()
 	policy.CPUShare, policy.TargetCPU, policy.NetworkShare, policy.Interval = 1, 1, 1, 10*time.Second
+	zerolog.TimeFieldFormat, zerolog.DurationFieldUnit = time.RFC3339Nano, time.Second // as the agent has it
 	log := agentlog.New()
 	e := snapshot.New(snapshot.Options{
 		Runtime: runtime, Files: noFiles{}, Journal: journal, Store: generations, Holds: snapshot.Holds{Dir: "/run/holds"},
 		Scanner: scanner, Policy: policy, Window: window, Cores: 1, Board: noBoard{}, Cluster: "vm", NodeName: "vm",
-		WorkDir: "/run/dumps", HostRoot: "/", Proc: "/proc", Margin: time.Second, Log: zerolog.New(log).With().Timestamp().Logger(),
+		WorkDir: "/run/dumps", HostRoot: "/", Proc: "/proc", Margin: time.Second, Log: zerolog.New(io.MultiWriter(log, os.Stderr)).With().Timestamp().Logger(),
 	})
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
