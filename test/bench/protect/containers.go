@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -69,18 +70,34 @@ func containers(sizesMiB []int) []container {
 	return all
 }
 
+// measureContainers goes on with the next container where one cannot be measured.
 func (l *lab) measureContainers(ctx context.Context) ([]rows.Row, error) {
 	var all []rows.Row
+	var faults []error
 	for _, c := range containers(l.SizesMiB) {
-		for n, how := range c.changes {
-			l.say("%s%s, job %d of %d", c.name(), how.Name, n+1, len(c.changes))
-			if err := l.measureJob(ctx, c, how); err != nil {
-				return all, fmt.Errorf("%s%w", c.name(), err)
-			}
+		err := l.measureContainer(ctx, c)
+		if err == nil {
+			all = append(all, l.containerRows(c)...)
+			continue
 		}
-		all = append(all, l.containerRows(c)...)
+		l.say("%sfailed: %s", c.name(), err)
+		faults = append(faults, fmt.Errorf("%s%w", c.name(), err))
+		if err := l.clear(ctx); err != nil {
+			faults = append(faults, err)
+			break
+		}
 	}
-	return all, nil
+	return all, errors.Join(append(faults, l.missing...)...)
+}
+
+func (l *lab) measureContainer(ctx context.Context, c container) error {
+	for n, how := range c.changes {
+		l.say("%s%s, job %d of %d", c.name(), how.Name, n+1, len(c.changes))
+		if err := l.measureJob(ctx, c, how); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // measureJob has theirs save a job, then protects it and has the node leave.
@@ -230,9 +247,15 @@ func (l *lab) containerRows(c container) []rows.Row {
 	all := []rows.Row{frozenFor}
 	if c.uploads {
 		for _, theirs := range []string{runcDisk, kubelet} {
+			if len(l.Series[frozen(in+theirs)]) == 0 {
+				continue // l.missing says why
+			}
 			all = append(all, seconds(freeze).Versus(theirs+", frozen", l.Median(frozen(in+theirs))))
 		}
 		for _, theirs := range []string{runcDisk, kubelet} {
+			if len(l.Series[in+theirs+thenPut]) == 0 {
+				continue
+			}
 			row := seconds(durable).Versus(theirs+thenPut, l.Median(in+theirs+thenPut))
 			if c.sizeMiB == 1<<10 {
 				row = row.Wants(rows.Target{Bound: 1.0 / 8})

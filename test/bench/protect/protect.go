@@ -70,6 +70,8 @@ type lab struct {
 	Options
 	holder string // the image of holder
 	agent  *agent
+	// missing is what of theirs could not be measured, and why.
+	missing []error
 }
 
 // Measure takes the steps on a bed of its own, and the last one in a VM. A step that fails does not keep the others from

@@ -43,8 +43,9 @@ func (l *lab) theirs(ctx context.Context, j *job, in string, uploads bool) error
 	if err := l.dumpToDisk(ctx, j, in); err != nil {
 		return fmt.Errorf("%s: %w", runcDisk, err)
 	}
+	// A large container may take the kubelet longer than it is willing to wait.
 	if err := l.askKubelet(ctx, j, in); err != nil {
-		return fmt.Errorf("%s: %w", kubelet, err)
+		l.missing = append(l.missing, fmt.Errorf("%s%s: %w", in, kubelet, err))
 	}
 	return nil
 }
