@@ -8,8 +8,9 @@ step() {
 	[ "$PAUSE" = 0 ] && return
 	until [ -e /data/hurry ]; do
 		sleep "$PAUSE"
-		[ "$1" -lt "$HOLD" ] && break
+		if [ "$1" -lt "$HOLD" ]; then break; fi
 	done
+	return 0 # and not what the loop has: errexit would end the program
 }
 
 # finish gives what was read as the result.
