@@ -85,7 +85,7 @@ func (m *machine) plain(ctx context.Context, tell teller) error {
 	return errors.New("CRIU does not say how long the dump took")
 }
 
-// evacuate protects the job, changes it after its safety dump, and has the node leave.
+// evacuate protects the job, changes it after its first round, and has the node leave.
 func (m *machine) evacuate(ctx context.Context, j *job, engine string, runtime criu.Engine, scanner snapshot.Scanner, tell teller) error {
 	filters := runtime.Runc.Filters
 	generations, err := newStore()
@@ -97,9 +97,11 @@ func (m *machine) evacuate(ctx context.Context, j *job, engine string, runtime c
 			ID: containerID, PID: j.pid, Status: snapshot.StatusRunning, Namespace: "n", Pod: containerID, PodUID: "u", Name: "c",
 		},
 		Checkpoint: containerID, CheckpointUID: "u", NeverRestarts: true,
+		// A safety dump would take longer here than one may.
+		Settings: snapshot.TargetSettings{FinalOnly: true},
 	}}
 	policy := snapshot.DefaultPolicy()
-	policy.CPUShare, policy.TargetCPU, policy.NetworkShare, policy.Interval = 1, 1, 1, 10*time.Second
+	policy.CPUShare, policy.TargetCPU, policy.NetworkShare, policy.Interval = 1, 1, 1, window
 	zerolog.TimeFieldFormat, zerolog.DurationFieldUnit = time.RFC3339Nano, time.Second // as the agent has it
 	log := agentlog.New()
 	e := snapshot.New(snapshot.Options{
@@ -112,7 +114,7 @@ func (m *machine) evacuate(ctx context.Context, j *job, engine string, runtime c
 	go func() { ended <- e.Run(running) }()
 	defer func() { stop(); <-ended }()
 	began := time.Now()
-	safety, err := log.Await(ctx, containerID, agentlog.Safety, began.Add(-time.Second), 1)
+	last, err := log.Await(ctx, containerID, agentlog.Round, began, 1)
 	if err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (m *machine) evacuate(ctx context.Context, j *job, engine string, runtime c
 	if f.fault != "" {
 		return fmt.Errorf("not evacuated: %s", f.fault)
 	}
-	for _, round := range log.Of(containerID, agentlog.Round, safety.Time) {
+	for _, round := range log.Of(containerID, agentlog.Round, last.Time) {
 		if round.Time.Before(heard) {
 			return errors.New("a round came between the change and the notice")
 		}
