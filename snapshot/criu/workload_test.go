@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -29,7 +30,12 @@ func TestMain(m *testing.M) {
 		kinds()
 	case "stopped":
 		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+	case "wary":
+		wary()
 	default:
+		if role := os.Getenv(roleVariable); strings.HasPrefix(role, "wary ") {
+			waryChild(role)
+		}
 		(&workload{name: os.Getenv(roleVariable)}).run()
 	}
 }
