@@ -205,10 +205,7 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 		return snapshot.Dump{}, err
 	}
 	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, r.dumpFlags()...)
-	call, err := begin(r.hostCommand(context.WithoutCancel(ctx), true, r.argv(append(args, id))...))
-	if err == nil {
-		err = call.finish(ctx, state.PID)
-	}
+	err = r.checkpoint(ctx, id, state.PID, r.seen(work), append(args, id))
 	if err != nil {
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")),
 			obstaclesOf(state.PID))

@@ -295,10 +295,7 @@ func (i *Incremental) dump(ctx context.Context, id, dir string, sink memory.Sink
 		return Taken{}, fmt.Errorf("dump container %s: %w", id, err)
 	}
 	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work, "--parent-path", relative}, r.dumpFlags()...)
-	c, err := begin(r.hostCommand(context.WithoutCancel(ctx), true, r.argv(append(args, id))...))
-	if err == nil {
-		err = c.finish(ctx, state.PID)
-	}
+	err = r.checkpoint(ctx, id, state.PID, r.seen(work), append(args, id))
 	var taken Taken
 	if err == nil {
 		reader := memory.Reader{Proc: proc}

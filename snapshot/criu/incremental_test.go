@@ -441,7 +441,7 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, c.finish(ctx, os.Getpid()), context.Canceled)
+	require.ErrorIs(t, c.finish(ctx, os.Getpid(), nil), context.Canceled)
 	require.Eventually(t, func() bool {
 		state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(child)) + "/stat")
 		return err != nil || strings.Contains(string(state), ") Z ")

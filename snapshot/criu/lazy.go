@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second, and tens of
-	// seconds on a node with twenty times the load that it can bear. A kill before that is the end of tasks in which CRIU's
-	// code is: they go on in it, into a breakpoint (SIGTRAP) or a closed socket (SIGPIPE).
-	settle = time.Minute
+	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second, and half a minute
+	// on a node with twenty times the load that it can bear. A kill before that is the end of tasks in which CRIU's code is: they
+	// go on in it, into a breakpoint (SIGTRAP) or a closed socket (SIGPIPE). Frozen for long is better than that.
+	settle = 5 * time.Minute
 	// letGo bounds how long it takes to end a dump that failed.
 	letGo = 20 * time.Second
 )
@@ -105,7 +105,7 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 		if err != nil {
 			return err
 		}
-		err = awaitServer(ctx, call.exited, settle)
+		err = awaitServer(ctx, call.exited, func() bool { return r.halted(ctx, id, call, r.seen(work)) })
 		if err == nil {
 			reader := memory.Reader{Proc: proc, Filter: r.Filters.Of(id)}
 			taken, err = readAbsent(ctx, r.seen(images), flagLazy, exactly(reader, state.PID), sink)

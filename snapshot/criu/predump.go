@@ -114,16 +114,16 @@ func (r *Runc) preDump(ctx context.Context, o preDumpOrder) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	err = c.finish(ctx, o.PID)
+	err = c.finish(ctx, o.PID, nil)
 	if err != nil {
 		err = fmt.Errorf("%w%s", err, tail(filepath.Join(r.seen(o.Work), preDumpLog)))
 	}
 	return c.cmd.ProcessState.UserTime() + c.cmd.ProcessState.SystemTime(), err
 }
 
-// finish waits for the end of the call. It ends the call with ctx, but not while CRIU has its code in the tasks, which could
-// not go on with that; then it waits on, for settle at most.
-func (c *call) finish(ctx context.Context, init int) error {
+// finish waits for the end of the call. It ends the call with ctx, but not while CRIU may have its code in the tasks, which could
+// not go on with that; then it waits on, for settle at most. halted may be nil.
+func (c *call) finish(ctx context.Context, init int, halted func() bool) error {
 	select {
 	case <-c.exited:
 		return c.err
@@ -132,7 +132,7 @@ func (c *call) finish(ctx context.Context, init int) error {
 	ticker, settled := time.NewTicker(tracedEvery), time.NewTimer(settle)
 	defer ticker.Stop()
 	defer settled.Stop()
-	for waiting := true; waiting && c.traces(init); {
+	for waiting := true; waiting && (halted == nil || !halted()) && c.traces(init); {
 		select {
 		case <-c.exited:
 			waiting = false
