@@ -5,9 +5,7 @@ package criu
 // sends wins over it, so those options are flags of the call as well (dumpFlags). Source: crtools options in criu(8), and what
 // real programs need according to docs/design.md. irmap-scan-path finds inotify watches on an overlay, whose files have no
 // handles: it reads the whole root file system where a program has any (0.4 s of freeze for 100,000 files), and nothing
-// elsewhere. "/." is CRIU's word for the root. timeout, in seconds, bounds how long CRIU waits for the
-// tasks to stop: 10, its own bound, is too little for a node with a multiple of the load that it can bear. The three before it
-// are dead where the runtime sends them: crun does not.
+// elsewhere. "/." is CRIU's word for the root. The last three are dead where the runtime sends them: crun does not.
 const Config = `# Written by lifeboat-agent; overwritten at every start.
 tcp-close
 network-lock skip
@@ -17,7 +15,6 @@ irmap-scan-path /.
 file-locks
 link-remap
 skip-in-flight
-timeout 30
 `
 
 // dumpFlags are the options of a dump that runc sends to CRIU as false unless it is told otherwise.

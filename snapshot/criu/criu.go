@@ -126,9 +126,9 @@ func (r *Runc) state(ctx context.Context, id string) (listed, error) {
 	return state, nil
 }
 
-// Pause implements snapshot.Runtime. Under cgroup v1 runc gives up, and thaws, where tasks of a busy node do not come to a
+// freeze freezes the container. Under cgroup v1 runc gives up, and thaws, where tasks of a busy node do not come to a
 // stop within a moment, so it is asked again.
-func (r *Runc) Pause(ctx context.Context, id string) error {
+func (r *Runc) freeze(ctx context.Context, id string) error {
 	for try := 1; ; try++ {
 		err := r.turn(ctx, "pause", id, snapshot.StatusPaused)
 		if err == nil || try == pauseTries || ctx.Err() != nil || !strings.Contains(err.Error(), "unable to freeze") {

@@ -34,7 +34,7 @@ func (r *Runc) checkpoint(ctx context.Context, id string, init int, work string,
 	}
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), letGo)
 	defer cancel()
-	if fault := r.Pause(again, id); fault != nil && !errors.Is(fault, snapshot.ErrGone) {
+	if fault := r.freeze(again, id); fault != nil && !errors.Is(fault, snapshot.ErrGone) {
 		err = fmt.Errorf("%w: %w: %w", err, snapshot.ErrNotFrozen, fault)
 	}
 	return err
@@ -54,7 +54,7 @@ func (r *Runc) halted(ctx context.Context, id string, c *call, work string) bool
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), letGo)
 	defer cancel()
-	_ = r.Pause(ctx, id) // where it fails, the caller finds it not frozen
+	_ = r.freeze(ctx, id) // where it fails, the caller finds it not frozen
 	_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
 	<-c.exited
 	return true

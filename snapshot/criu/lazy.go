@@ -227,7 +227,7 @@ func (c *call) wait(ctx context.Context) error {
 func (r *Runc) letGo(ctx context.Context, id string, init int, c *call) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), letGo)
 	defer cancel()
-	frozen := r.Pause(ctx, id)
+	frozen := r.freeze(ctx, id)
 	if errors.Is(frozen, snapshot.ErrGone) {
 		frozen = nil
 	}
@@ -244,7 +244,7 @@ func (r *Runc) letGo(ctx context.Context, id string, init int, c *call) error {
 		<-c.exited
 	}
 	// As CRIU ends by itself it may thaw what was frozen.
-	if err := errors.Join(frozen, r.Pause(ctx, id)); err != nil && !errors.Is(err, snapshot.ErrGone) {
+	if err := errors.Join(frozen, r.freeze(ctx, id)); err != nil && !errors.Is(err, snapshot.ErrGone) {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotFrozen, err)
 	}
 	return c.err
