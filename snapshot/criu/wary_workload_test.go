@@ -296,13 +296,13 @@ func folder(turn func()) {
 	}
 }
 
-// waryChild is a process that the wary workload starts.
-func waryChild(role string) {
-	var code int
+// waryChild is a process that the wary workload starts. It returns what to exit with.
+func waryChild(role string) (code int) {
 	if n, _ := fmt.Sscanf(role, "wary end %d", &code); n == 1 {
-		os.Exit(code)
+		return code
 	}
 	watchSignals()
 	defer tellOdd("child")
 	echo(3, 4)
+	return 0
 }

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		wary()
 	default:
 		if role := os.Getenv(roleVariable); strings.HasPrefix(role, "wary ") {
-			waryChild(role)
+			os.Exit(waryChild(role))
 		}
 		(&workload{name: os.Getenv(roleVariable)}).run()
 	}
