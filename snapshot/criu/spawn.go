@@ -18,16 +18,13 @@ const spawnTries = 5
 // stop for CRIU, which waits for that until its timeout. So it is frozen anew, a moment later; a child that takes its time
 // is left to the dump.
 func (r *Runc) Pause(ctx context.Context, id string) error {
-	status, err := r.Status(ctx, id)
-	if err != nil || status != snapshot.StatusRunning {
+	state, err := r.state(ctx, id)
+	if err != nil || snapshot.Status(state.Status) != snapshot.StatusRunning {
 		return r.freeze(ctx, id)
 	}
 	for try := 1; ; try++ {
-		if err := r.freeze(ctx, id); err != nil {
+		if err := r.freeze(ctx, id); err != nil || try == spawnTries || !spawning(state.PID) {
 			return err
-		}
-		if state, err := r.state(ctx, id); err != nil || try == spawnTries || !spawning(state.PID) {
-			return nil
 		}
 		if err := r.turn(ctx, "resume", id, snapshot.StatusRunning); err != nil {
 			return err
