@@ -84,8 +84,7 @@ func (j *job) columns(ctx context.Context, flags ...string) map[string]string {
 	return columns
 }
 
-// TestUninstallLeavesTheNodeAsItWas is the last on the shared bed: it takes Lifeboat off, as docs/operations.md says, and
-// puts it on again.
+// TestUninstallLeavesTheNodeAsItWas takes Lifeboat off the shared bed, as docs/operations.md says, and puts it on again.
 func TestUninstallLeavesTheNodeAsItWas(t *testing.T) {
 	ctx, w := testContext(t), shared()
 	require.NotEmpty(t, pristine)
