@@ -30,14 +30,16 @@ func TestFilteredLazyDumpsForReal(t *testing.T) {
 	var read, kept, changed int64
 	for dump := range 2 {
 		w := beginGeneration(t, s, base)
-		for round := range 3 {
+		// A Filter that takes something for the doings of somebody else begins anew.
+		for round, tracked := 0, false; round < 3 || !tracked; round++ {
+			require.Less(t, round, 20)
 			filters.CheckEvery = time.Hour
 			if round == 1 {
 				filters.CheckEvery = 0
 			}
 			scan := scanInto(t, n, scanner, w)
 			require.Zero(t, scan.Missed)
-			require.True(t, scan.Tracked)
+			tracked = scan.Tracked
 		}
 		require.NoError(t, n.runc.Pause(t.Context(), "job"))
 		before := w.Progress().NewBlocks

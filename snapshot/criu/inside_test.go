@@ -183,7 +183,7 @@ func requireRounds(t testing.TB, root string, floor map[string]int) {
 	require.Eventually(t, func() bool {
 		now := rounds(t, root)
 		return now["parent"] > floor["parent"]+3 && now["child"] > floor["child"]+3
-	}, time.Minute, 20*time.Millisecond, "the workload does not go on, it is at %v", floor)
+	}, 3*time.Minute, 20*time.Millisecond, "the workload does not go on from %v", floor)
 }
 
 // requireStill holds that nothing in root goes on.
