@@ -119,9 +119,9 @@ func (o Options) kill(call Invocation, id string, flags Flags) error {
 // freezerV1 is there under cgroup version 1 alone.
 const freezerV1 = "/sys/fs/cgroup/freezer"
 
-// killHeld sends SIGKILL to every process of a container under evacuation. Under cgroup v1 the runtime kills the first one and
-// thaws them all: the others would run for a moment, although they may go on elsewhere. Who cannot be killed here is left
-// to the runtime.
+// killHeld sends SIGKILL to every process of a container that an evacuation has frozen. Under cgroup v1 the runtime kills the
+// first one and thaws them all: the others would run for a moment, although they may go on elsewhere. Who cannot be killed
+// here is left to the runtime, as is a container that runs: there is nothing to thaw, and nobody elsewhere.
 func (o Options) killHeld(call Invocation, id string) {
 	if _, err := os.Stat(filepath.Join(o.HoldDir, id)); err != nil {
 		return
@@ -129,14 +129,28 @@ func (o Options) killHeld(call Invocation, id string) {
 	if _, err := os.Stat(freezerV1); err != nil {
 		return
 	}
-	list, err := exec.Command(o.Runtime, "--root", call.stateRoot(), "ps", "--format", "json", id).Output()
+	var state struct {
+		Status string `json:"status"`
+	}
+	if o.ask(&state, call, "state", id) != nil || state.Status != "paused" {
+		return
+	}
 	var pids []int
-	if err != nil || json.Unmarshal(list, &pids) != nil {
+	if o.ask(&pids, call, "ps", "--format", "json", id) != nil {
 		return
 	}
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+}
+
+// ask decodes what the runtime beneath answers.
+func (o Options) ask(into any, call Invocation, args ...string) error {
+	answer, err := exec.Command(o.Runtime, append([]string{"--root", call.stateRoot()}, args...)...).Output()
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", o.Runtime, err)
+	}
+	return json.Unmarshal(answer, into)
 }
 
 // hold appends the signal to the hold file, and says false where there is none (any more).
