@@ -8,11 +8,13 @@ export CGO_ENABLED := 0
 export GOFLAGS := -trimpath -buildvcs=false
 
 STORE ?= s3
+SOAK ?= 1h
+SEED ?=
 PKG ?=
 BIN := build/bin
 BUILD := go build -ldflags "-s -w"
 
-.PHONY: help build lint test demo bench cluster cluster-down deps clean
+.PHONY: help build lint test soak demo bench cluster cluster-down deps clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,10 +30,14 @@ lint: ## hold format, layers, sizes and comments (.depguard.yaml, revive.toml, s
 test: deps build lint ## everything: lint, unit tests, tests with root and CRIU, the whole path on the test bed
 	@test/run
 
+soak: deps build ## pre-dump, dump, restore and kill agents at random, for SOAK=1h; SEED=... tries one seed again
+	@set -a; eval "$$($(BIN)/bed prepare)"; set +a; \
+	LIFEBOAT_SOAK=$(SOAK) LIFEBOAT_SOAK_SEED=$(SEED) go test -count=1 -v -timeout 0 ./test/soak
+
 demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
 	@$(BIN)/demo --store $(STORE)
 
-bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover)
+bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover, snapshot)
 	@mkdir -p $(BIN)
 	@$(BUILD) -o $(BIN)/ ./test/bench/cmd/bench
 	@$(BIN)/bench $(PKG)

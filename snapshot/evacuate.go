@@ -11,12 +11,17 @@
 //   - Journal.Final is the step that lets another node restore. It follows a commit that was read back, and nothing in
 //     this package thaws a target for which it may have been called.
 //   - A failed or late evacuation ends with the target running as before, the signals that were held delivered.
-//   - After a crash at any point the files of Holds name the targets concerned; recover.go finishes or thaws each.
+//   - After a crash at any point the files of Holds name the targets concerned; recover.go finishes or thaws each. It
+//     finishes with the generation of the newest dump alone, which is told by a stamp in a file of its own and in the
+//     generation (stamp.go): an older one may have landed late, after its target was thawed.
 //   - A safety dump never says Final or Evacuated. Its target is thawed when all is read, when that fails, and when it takes
 //     too long; after a crash too, without asking anybody: a file beside the hold says that it is one of a safety dump,
 //     and no evacuation begins to hold before that file is gone.
-//   - A round is a guess: every page and file of a generation is compared with what the frozen target has. Nothing that a
-//     round got wrong, missed or lost shows in a generation.
+//   - A round is a guess: every page and file of a generation is compared with what the frozen target has, but for pages of
+//     which the kernel says that nobody has written to them since a round read them (memory.Filter says why that is
+//     enough). Nothing that a round got wrong, missed or lost shows in a generation.
+//   - Whoever loses what a Scanner has handed on tells it (Scanner.Forget): a Writer that is given up, or another one that does
+//     not go on from the base that the one before has left.
 //   - One worker at a time has the turn of a session: a round, a safety dump or an evacuation. An evacuation ends the others
 //     and waits for the turn; no step begins under a notice, or with a target on hold.
 //   - What a target waits for (its bucket folder, its memory, its file trees) holds up no other target. Locks are held for
@@ -58,7 +63,9 @@ type Evacuator struct {
 	// heard says that a source has answered since the start, so that no notice means none.
 	heard  bool
 	failed map[string]bool
-	wake   chan struct{}
+	// turns counts what was heard, acting is the turn that the round under way acts upon.
+	turns, acting int
+	wake          chan struct{}
 	// ending are the frozen sources that wait for the release of their pods, and Writers that are given up.
 	ending sync.WaitGroup
 
@@ -90,6 +97,8 @@ type Options struct {
 	Cores  float64
 	// Board is told what people want to know; needed with a Scanner alone.
 	Board Board
+	// Meter is told what happens; nil: nobody is.
+	Meter Meter
 	// Cluster is the first part of the bucket folder of every target.
 	Cluster string
 	// NodeName is this node's.
@@ -112,6 +121,9 @@ func New(options Options) *Evacuator {
 	if options.Patient == nil {
 		options.Patient = options.Store
 	}
+	if options.Meter == nil {
+		options.Meter = unmetered{}
+	}
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		stepped: make(chan struct{}, 1), inHand: map[string]bool{},
@@ -127,6 +139,7 @@ func (e *Evacuator) Quiet() { e.turn(nil) }
 func (e *Evacuator) turn(n *watcher.Notice) {
 	e.mu.Lock()
 	e.notice, e.heard = n, true
+	e.turns++
 	clear(e.failed)
 	e.mu.Unlock()
 	select {
@@ -168,6 +181,7 @@ func (e *Evacuator) Run(ctx context.Context) error {
 func (e *Evacuator) round(ctx context.Context) error {
 	e.mu.Lock()
 	notice, heard := e.notice, e.heard
+	e.acting = e.turns
 	e.mu.Unlock()
 	held, err := e.options.Holds.List()
 	if err != nil {
@@ -257,8 +271,11 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 		return nil
 	}
 	e.mu.Lock()
-	e.failed[t.ID] = true
+	if e.acting == e.turns { // else something else was heard meanwhile, under which it is tried
+		e.failed[t.ID] = true
+	}
 	e.mu.Unlock()
+	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
 		Msg("evacuation failed, target thawed")
 	return e.options.Journal.Failed(ctx, t, reason, cause.Error())

@@ -386,6 +386,21 @@ func TestThawDeliversHeldSignals(t *testing.T) {
 	require.Equal(t, StatusRunning, s.status)
 }
 
+func TestFailureUnderTheNoticeBeforeIsNoneUnderTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		defer s.evacuator.ending.Wait()
+		s.dumpErrs = []error{errors.New("no"), errors.New("no")}
+		s.onDump = func() { s.hear(notice(3 * time.Minute)) }
+		s.hear(notice(time.Minute))
+		s.round(t)
+		require.NotEmpty(t, s.failed)
+		s.onDump = nil
+		s.round(t)
+		require.NotNil(t, s.final)
+	})
+}
+
 func TestFailedTargetIsTriedOncePerNotice(t *testing.T) {
 	s := newScene(t)
 	s.dumpErrs = []error{errors.New("no"), errors.New("no")}

@@ -29,6 +29,8 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	defer s.leave()
+	s.laps = newLaps(m.Notice)
+	s.laps.end("wait")
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
 
 	next := e.opening(ctx, s)
@@ -36,11 +38,13 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	defer cancel()
 	if how.preDump {
 		e.lastRound(ctx, s, next.soon(ctx))
+		s.laps.end("round")
 	}
 	if err := e.hold(t.ID); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	e.begin(ctx, t, m)
+	s.laps.end("record")
 	var w *openWriter // none: a full dump
 	if e.options.Scanner != nil {
 		w = next.soon(ctx)
@@ -50,6 +54,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
+	s.laps.end("pause")
 	dump, err := e.dump(ctx, t, w)
 	if err != nil {
 		reason := reasonOf(err)
@@ -59,7 +64,8 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		return e.giveUp(parent, t, reason, err)
 	}
 	m.Dumped = time.Now()
-	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).
+	s.laps.end("dump")
+	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Dur("read_seconds", dump.ReadTime).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).
 		AnErr("not_lazy", dump.NotLazy).Msg("dumped")
 
 	next.Wait()
@@ -70,7 +76,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	}
 	m.Durable = time.Now()
 	committed.WindowBytes = committed.StoredBytes - s.atNotice
-	return e.finish(parent, t, committed, m)
+	return e.finish(parent, t, committed, m, s.laps)
 }
 
 // latest is the moment at which an evacuation gives up.
@@ -92,17 +98,18 @@ func (e *Evacuator) begin(ctx context.Context, t Target, m Moments) {
 	}
 }
 
-// intoWriter is a Dump and the Writer that has the pages which are not in its files.
+// intoWriter is a Dump, its stamp, and the Writer that has the pages which are not in its files.
 type intoWriter struct {
 	Dump
+	stamp  time.Time
 	writer *openWriter
 }
 
 // dump dumps the frozen t, twice if need be, into w where there is one.
 func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWriter, error) {
-	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
+	dump, err := e.dumpOnce(ctx, t, w)
 	if err == nil || ctx.Err() != nil {
-		return intoWriter{dump, w}, err
+		return dump, err
 	}
 	// A dump that was cut off may have let the tasks go.
 	if fault := e.options.Runtime.Pause(ctx, t.ID); fault != nil {
@@ -111,17 +118,27 @@ func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWrit
 	if errors.Is(err, errBucket) {
 		w = nil // a full dump is good for whichever Writer is to be had
 	}
-	dump, again := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
+	dump, again := e.dumpOnce(ctx, t, w)
 	if again != nil {
 		return intoWriter{}, errors.Join(err, again)
 	}
-	return intoWriter{dump, w}, nil
+	return dump, nil
+}
+
+// dumpOnce takes one dump, under a stamp of its own: t may have run since the one before.
+func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (intoWriter, error) {
+	stamp, err := e.stamps().next(t.ID)
+	if err != nil {
+		return intoWriter{}, err
+	}
+	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
+	return intoWriter{dump, stamp, w}, err
 }
 
 func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
-func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments) error {
+func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, took laps) error {
 	for {
 		err := e.options.Journal.Final(ctx, t, g, m)
 		if err == nil {
@@ -139,9 +156,10 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 		}
 	}
 	e.dropDump(t)
-	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
+	took.log(e.options.Log.Info()).Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
 		Int64("stored_bytes", g.StoredBytes).Int64("window_bytes", g.WindowBytes).Int64("rss_bytes", g.RSSBytes).
 		Dur("freeze_to_dumped", m.Dumped.Sub(m.Frozen)).Dur("notice_to_durable", m.Durable.Sub(m.Notice)).Msg("evacuated")
+	e.options.Meter.Evacuated(t, evacuated(g, m))
 	e.ending.Go(func() { e.end(context.WithoutCancel(ctx), t) })
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/dir"
 	"github.com/lifeboat-dev/lifeboat/store/mem"
@@ -46,6 +47,11 @@ type host struct {
 	safety   map[string]Committed
 	verdicts map[string][]Verdict
 	scans    map[string]int
+	// handed is the memory that sinks have got and nobody has lost since.
+	handed map[string][]byte
+	// obstacles are what keeps boxes from being dumped.
+	obstacles map[string][]obstacle.Obstacle
+	unjudged  bool
 	// share is that of the newest scan; throttled has all targets run at their limits.
 	share     float64
 	throttled bool
@@ -164,16 +170,45 @@ func (h *host) Dump(ctx context.Context, id, dir string, sink Sink) (Dump, error
 	half := b.memory[:first.Pages*store.BlockSize]
 	if sink == nil {
 		require.NoError(h.t, os.WriteFile(filepath.Join(images, m.Image), b.memory, 0o600))
+		h.Forget(id)
 		return dump, nil
 	}
 	// The file has one page, the sink gets all others.
 	dump.OnDisk = map[string][]store.Run{m.Image: {{Address: first.Address, Pages: 1}}}
 	require.NoError(h.t, os.WriteFile(filepath.Join(images, m.Image), half[:store.BlockSize], 0o600))
-	err = sink(ctx, m.Task, first.Address+store.BlockSize, half[store.BlockSize:])
-	if err == nil {
-		err = sink(ctx, m.Task, m.Runs[1].Address, b.memory[len(half):])
+	return dump, h.sinkChanged(ctx, id, m, b.memory, sink)
+}
+
+// sinkChanged hands on the pages of memory, the first aside, that sinks have not got before, as where the kernel tracks writes.
+func (h *host) sinkChanged(ctx context.Context, id string, m Memory, memory []byte, sink Sink) error {
+	h.mu.Lock()
+	had := h.handed[id]
+	h.mu.Unlock()
+	at := 0
+	for _, run := range m.Runs {
+		for n := range int(run.Pages) {
+			page := memory[at : at+store.BlockSize]
+			known := had != nil && bytes.Equal(page, had[at:at+store.BlockSize])
+			if at > 0 && !known {
+				if err := sink(ctx, m.Task, run.Address+uint64(n*store.BlockSize), page); err != nil {
+					h.Forget(id)
+					return err
+				}
+			}
+			at += store.BlockSize
+		}
 	}
-	return dump, err
+	h.hand(id, memory)
+	return nil
+}
+
+func (h *host) hand(id string, memory []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.handed == nil {
+		h.handed = map[string][]byte{}
+	}
+	h.handed[id] = bytes.Clone(memory)
 }
 
 func (h *host) Scan(ctx context.Context, c Container, share float64, sink ScanSink) (Scan, error) {
@@ -202,8 +237,16 @@ func (h *host) Scan(ctx context.Context, c Container, share float64, sink ScanSi
 	if _, err := sink(ctx, "mem/1", runs[0].Address, seen[:half]); err != nil {
 		return Scan{}, err
 	}
-	_, err = sink(ctx, "mem/1", runs[1].Address, seen[half:])
+	if _, err = sink(ctx, "mem/1", runs[1].Address, seen[half:]); err == nil {
+		h.hand(c.ID, seen)
+	}
 	return Scan{Bytes: int64(len(seen)), CPU: cpu}, err
+}
+
+func (h *host) Forget(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.handed, id)
 }
 
 func (h *host) Vitals(c Container) (Vitals, error) {
@@ -251,7 +294,8 @@ func (h *host) Targets(context.Context) ([]Target, error) {
 	var targets []Target
 	for _, id := range slices.Sorted(maps.Keys(h.boxes)) {
 		t := hostTarget(id)
-		t.Status = h.boxes[id].status
+		t.Status, t.Obstacles = h.boxes[id].status, h.obstacles[id]
+		t.Unjudged = h.unjudged
 		_, t.Final = h.final[id]
 		targets = append(targets, t)
 	}

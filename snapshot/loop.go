@@ -87,8 +87,11 @@ func (e *Evacuator) measure(s *session) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.measured.facts.Priority, s.measured.facts.Settings = t.Priority, t.Settings
+	s.measured.facts.Priority, s.measured.facts.Settings, s.measured.facts.Obstacles = t.Priority, t.Settings, t.Obstacles
 	s.measured.lives(vitals)
+	if t.Unjudged {
+		s.told = told{underWay: s.told.underWay}
+	}
 }
 
 // plan asks Policy.
@@ -124,6 +127,7 @@ func (e *Evacuator) turnOfSteps(ctx context.Context) (next time.Time, err error)
 	}
 	now := time.Now()
 	for i, s := range sessions {
+		e.options.Meter.Judged(s.current(), plan.Targets[i].Verdict, plan.Targets[i].Prediction)
 		e.tell(ctx, s, plan.Targets[i])
 		step := plan.Targets[i].Step
 		if step.Action == ActionNone {
@@ -174,6 +178,7 @@ func (e *Evacuator) startStep(ctx context.Context, s *session, step Step) {
 		}
 		s.mu.Unlock()
 		if t := s.current(); err != nil && !interrupted && !errors.Is(err, ErrGone) {
+			e.options.Meter.Failed(t, step.Action, reasonOfStep(err, step.Action))
 			e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("step", string(step.Action)).
 				Msg("target not copied, trying again")
 		}
@@ -247,10 +252,16 @@ func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, st
 	}
 	p := s.copied(w, began, pages, vitals.CPU, scan, files, step.Codec)
 	e.sent(p)
+	e.options.Meter.Stepped(t, roundDone(scan.Bytes-scan.Unread+files.BytesRead, p, scan.CPU+files.CPU))
+	if scan.Missed > 0 {
+		e.options.Log.Error().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("pages", scan.Missed).
+			Msg("pages had changed although the kernel did not say so, its tracking of writes is not used for this target any more")
+	}
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Dur("seconds", time.Since(began)).
-		Int64("read_bytes", scan.Bytes).Int64("read_file_bytes", files.BytesRead).
+		Int64("read_bytes", scan.Bytes-scan.Unread).Int64("unread_bytes", scan.Unread).Int64("read_file_bytes", files.BytesRead).
 		Int64("changed_bytes", p.NewBlocks*store.BlockSize).Int64("uploaded_bytes", p.UploadedBytes).
-		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Str("codec", step.Codec.String()).Msg("round")
+		Dur("cpu_seconds", scan.CPU+files.CPU+p.EncodeTime).Dur("encode_seconds", p.EncodeTime).Dur("still_seconds", scan.Still).
+		Str("codec", step.Codec.String()).Msg("round")
 	return nil
 }
 
@@ -265,7 +276,7 @@ func (s *session) copied(w *openWriter, began time.Time, pages int64, cpu time.D
 	m.changed(began, (pages-seen)*store.BlockSize, (seen+p.NewBlocks-pages)*store.BlockSize)
 	m.encoded(codec, p)
 	f := &m.facts
-	m.cpu, f.RSSBytes, f.FileBytes = cpu, scan.Bytes, files.Bytes
+	m.cpu, f.RSSBytes, f.FileBytes, f.SoftDirty = cpu, scan.Bytes, files.Bytes, scan.Tracked
 	if scan.Bytes > 0 {
 		f.ScanCPU = (scan.CPU + files.CPU).Seconds() * gib / float64(scan.Bytes)
 	}

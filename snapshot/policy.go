@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -86,6 +87,12 @@ func (p Policy) Validate() error {
 	return errors.Join(faults...)
 }
 
+// MostFileBytes is how much of files can be uploaded between a notice and the deadline where nothing was before, however
+// little they compress.
+func (p Policy) MostFileBytes(window, margin time.Duration) int64 {
+	return int64(p.UploadRate * max(0, window-margin-p.Reaction).Seconds())
+}
+
 // Action is what a target is to undergo.
 type Action string
 
@@ -155,8 +162,8 @@ type Plan struct {
 
 // Plan decides for all targets of a node. It is to be called whenever a step has ended, a fact has changed or Next has
 // come; targets that are Busy are left alone. Under a notice there are no steps, only the Evacuation. The error says
-// which setting or fact of the node cannot be; faulty facts of one target make that target Unprotected, stop its rounds
-// and leave the others alone.
+// which setting or fact of the node cannot be; faulty facts of one target, or what keeps it from being dumped, make that
+// target Unprotected, stop its rounds and leave the others alone.
 func (p Policy) Plan(node NodeFacts, targets []TargetFacts) (Plan, error) {
 	if err := errors.Join(p.Validate(), node.Validate(), distinct(targets)); err != nil {
 		return Plan{}, fmt.Errorf("plan: %w", err)
@@ -170,6 +177,8 @@ func (p Policy) Plan(node NodeFacts, targets []TargetFacts) (Plan, error) {
 			plan.Targets[i].Verdict = Verdict{Unprotected, ReasonOff, "switched off in the target's settings; switch it on there"}
 		} else if err := t.Validate(); err != nil {
 			plan.Targets[i].Verdict = Verdict{Unprotected, ReasonFactsRefused, err.Error()}
+		} else if len(t.Obstacles) > 0 {
+			plan.Targets[i].Verdict = Verdict{Unprotected, t.Obstacles[0].Reason, obstacle.Text(t.Obstacles)}
 		}
 	}
 	plan.Durable = seconds(m.predict())

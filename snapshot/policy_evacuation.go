@@ -31,7 +31,7 @@ type EvacuationStep struct {
 	Alone bool
 	Codec store.Codec
 	// Durable is from now on, Still how much of it the target stands still; both are 0 where the facts of the target
-	// were refused.
+	// were refused or something keeps it from being dumped: it is tried all the same, the last.
 	Durable, Still time.Duration
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -34,6 +35,8 @@ type TargetSettings struct {
 	Off bool
 	// RecoveryPoint is from one safety dump to the next, 0 for the policy's.
 	RecoveryPoint time.Duration
+	// Interval is from one round to the next while nothing presses, 0 for the policy's.
+	Interval time.Duration
 	// MaxCPU is how much of one core its rounds may take, 0 for the policy's.
 	MaxCPU float64
 	// MaxFreeze is how long a safety dump may hold it still, 0 without a bound: what its liveness probe bears.
@@ -49,6 +52,8 @@ type TargetFacts struct {
 	// Priority is the pod's.
 	Priority int32
 	Settings TargetSettings
+	// Obstacles are what keeps it from being dumped for certain: it has no steps, and no place but the last in an Evacuation.
+	Obstacles []obstacle.Obstacle
 	// RSSBytes is its memory, FileBytes its file trees: the most that can change of either.
 	RSSBytes, FileBytes int64
 	// Changes are what past rounds and dumps found changed. The first round found no change and is not among them.
@@ -155,9 +160,9 @@ func (t TargetFacts) Validate() error {
 		refuse("ScanCPU is %v, CommitTime is %s: hand in 0 where none was measured", t.ScanCPU, t.CommitTime)
 	}
 	s := t.Settings
-	if s.RecoveryPoint < 0 || s.MaxFreeze < 0 || !finite(s.MaxCPU) {
-		refuse("settings: recovery point %s, longest freeze %s, %v of a core: set 0 for the default, or more",
-			s.RecoveryPoint, s.MaxFreeze, s.MaxCPU)
+	if s.RecoveryPoint < 0 || s.Interval < 0 || s.MaxFreeze < 0 || !finite(s.MaxCPU) {
+		refuse("settings: recovery point %s, interval %s, longest freeze %s, %v of a core: set 0 for the default, or more",
+			s.RecoveryPoint, s.Interval, s.MaxFreeze, s.MaxCPU)
 	}
 	return errors.Join(faults...)
 }

@@ -16,7 +16,7 @@ type model struct {
 	Policy
 	NodeFacts
 	estimates []*estimate
-	// unknown are the targets whose facts were refused.
+	// unknown are the targets whose facts were refused, or that something keeps from being dumped.
 	unknown []string
 	// rate is the bytes/s to count on.
 	rate float64
@@ -35,7 +35,7 @@ func (p Policy) model(node NodeFacts, targets []TargetFacts) *model {
 	for i, t := range targets {
 		switch {
 		case t.Settings.Off:
-		case t.Validate() != nil:
+		case t.Validate() != nil || len(t.Obstacles) > 0:
 			m.unknown = append(m.unknown, t.ID)
 		default:
 			m.estimates = append(m.estimates, m.estimate(i, t))
@@ -91,6 +91,9 @@ func (m *model) fastest(t TargetFacts) store.Codec {
 // little changes that it is quiet.
 func (m *model) unhurried(e *estimate) float64 {
 	usual, longest := m.Interval.Seconds(), m.MaxInterval.Seconds()
+	if asked := e.Settings.Interval.Seconds(); asked > 0 {
+		usual = min(max(asked, m.MinInterval.Seconds()), longest)
+	}
 	if e.LastRound.IsZero() {
 		return m.MinInterval.Seconds()
 	}
@@ -267,6 +270,16 @@ func (m *model) alone(e *estimate, punctual bool) float64 {
 	single.grant()
 	ends, _ := single.at(func(e *estimate) float64 { return e.floor })
 	return ends[0]
+}
+
+// withoutFiles is how long e would take alone if none of its files changed.
+func (m *model) withoutFiles(e *estimate) float64 {
+	bare := *e
+	bare.FileBytes, bare.Changes = 0, slices.Clone(e.Changes)
+	for i := range bare.Changes {
+		bare.Changes[i].FileBytes = 0
+	}
+	return m.alone(&bare, false)
 }
 
 func (e *estimate) paced(pace float64) float64 { return max(e.floor, min(e.unhurried, pace)) }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -214,6 +216,15 @@ func TestVerdicts(t *testing.T) {
 		{name: "too many beside it", node: gcp(), target: hot("a", 4<<30, 1<<28), neighbours: []TargetFacts{
 			hot("b", 4<<30, 1<<28), hot("c", 4<<30, 1<<28), hot("d", 4<<30, 1<<28), hot("e", 4<<30, 1<<28),
 		}, level: AtRisk, reason: ReasonNeighbours, message: "it alone would take"},
+		{name: "files that change too much", node: gcp(), target: with(workload("a", 1<<30), func(f *TargetFacts) {
+			f.FileBytes = 20 << 30
+			for i := range f.Changes {
+				f.Changes[i].FileBytes = 6 << 30
+			}
+		}), level: AtRisk, reason: ReasonFilesTooLarge, message: "lifeboat.dev/exclude"},
+		{name: "something that CRIU cannot dump", node: aws(), target: with(workload("a", 1<<30), func(f *TargetFacts) {
+			f.Obstacles = []obstacle.Obstacle{{Reason: v1alpha1.ReasonIOUring, Message: "io_uring; without"}, {Reason: v1alpha1.ReasonMPTCP, Message: "no"}}
+		}), level: Unprotected, reason: v1alpha1.ReasonIOUring, message: "IOUring: io_uring; without\nMPTCP: no"},
 		{name: "rounds that do not come", node: gcp(), target: with(hot("a", 4<<30, 1<<28), func(f *TargetFacts) {
 			f.LastRound = noon.Add(-time.Hour)
 		}), level: AtRisk, reason: ReasonRoundsLate, message: "see the agent's log"},

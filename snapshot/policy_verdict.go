@@ -3,6 +3,8 @@ package snapshot
 import (
 	"fmt"
 	"time"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
 // Level says how well a target is protected.
@@ -49,6 +51,8 @@ const (
 	ReasonNeighbours = "Neighbours"
 	// ReasonMemoryTooLarge: reading its memory takes too long.
 	ReasonMemoryTooLarge = "MemoryTooLarge"
+	// ReasonFilesTooLarge: without its files it would make it.
+	ReasonFilesTooLarge = v1alpha1.ReasonFilesTooLarge
 	// ReasonChangesTooFast: too much changes between rounds for the uplink or the cores.
 	ReasonChangesTooFast = "ChangesTooFast"
 	// ReasonPriority: the time goes to targets of higher priority, or shorter ones of the same.
@@ -89,7 +93,7 @@ func (m *model) judge(e *estimate) Verdict {
 func (m *model) noSafetyDump(e *estimate) (reason, message string) {
 	if e.dumpInterval == 0 && !e.LastRound.IsZero() {
 		return ReasonFreezeTooLong, fmt.Sprintf("a safety dump would hold the target still for %s, its settings allow %s: "+
-			"give its liveness probe more failures", short(e.load(e.gap(e.interval)).still()), e.Settings.MaxFreeze)
+			"give its liveness probe more failures, or raise the annotation %s where it is set", short(e.load(e.gap(e.interval)).still()), e.Settings.MaxFreeze, v1alpha1.AnnotationMaxFreeze)
 	}
 	return ReasonNoSafetyDump, "without a notice all would be lost until the first safety dump, which follows the second round: wait"
 }
@@ -109,6 +113,11 @@ func (m *model) tooLong(e *estimate) (reason, message string) {
 			short(alone))
 	}
 	l := e.load(e.gap(e.floor))
+	if len(e.Changes) > 0 && m.withoutFiles(e) <= m.share {
+		return ReasonFilesTooLarge, fmt.Sprintf("%s of files change from round to round, without them it would take %s: "+
+			"leave out what can be made anew by the annotation %s, or use a PersistentVolume",
+			size(e.files.at(e.gap(e.floor))), short(m.withoutFiles(e)), v1alpha1.AnnotationExclude)
+	}
 	if l.freeze >= l.link {
 		return ReasonMemoryTooLarge, fmt.Sprintf("to read %s of memory takes %s: less memory, or a kernel with soft-dirty",
 			size(float64(e.RSSBytes)), short(l.freeze))

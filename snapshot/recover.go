@@ -42,7 +42,7 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 	committed, found, err := e.committed(ctx, t)
 	switch {
 	case found:
-		return e.finish(ctx, t, committed, m)
+		return e.finish(ctx, t, committed, m, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
 	case (notice != nil && notice.Action.Evacuates() || !heard) && time.Until(m.Deadline) > e.options.Margin:
@@ -76,6 +76,9 @@ func (e *Evacuator) sweep() error {
 			return err
 		}
 	}
+	if err := e.stamps().keep(held); err != nil {
+		return err
+	}
 	dir := filepath.Join(e.options.HostRoot, e.options.WorkDir)
 	dumps, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -102,16 +105,21 @@ func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Momen
 	switch {
 	case found:
 		m.Durable = time.Now()
-		return e.finish(ctx, t, committed, m)
+		return e.finish(ctx, t, committed, m, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return errors.Join(cause, err)
 	}
 	return e.giveUp(ctx, t, reasonOf(cause), cause)
 }
 
-// committed asks the bucket for a final generation of this very pod. ErrFenced: a newer epoch holds the folder, so the
-// pod runs elsewhere and must not run here.
+// committed asks the bucket for the generation of the newest final dump of this very container. One of an older dump is
+// none: it may have landed after its evacuation was given up, and t has run since. ErrFenced: a newer epoch holds the
+// folder, so the pod runs elsewhere and must not run here.
 func (e *Evacuator) committed(ctx context.Context, t Target) (Committed, bool, error) {
+	stamp, err := e.stamps().newest(t.ID)
+	if err != nil {
+		return Committed{}, false, err
+	}
 	folder := t.Folder(e.options.Cluster)
 	head, err := e.options.Store.Head(ctx, folder)
 	if errors.Is(err, store.ErrNotFound) {
@@ -131,7 +139,7 @@ func (e *Evacuator) committed(ctx context.Context, t Target) (Committed, bool, e
 		return Committed{}, false, err
 	}
 	meta := r.Meta()
-	if meta.PodUID != t.PodUID || !meta.Final {
+	if meta.PodUID != t.PodUID || !meta.Final || !meta.Created.Equal(stamp) {
 		return Committed{}, false, nil
 	}
 	g := Committed{Number: meta.Number, Epoch: meta.Epoch, StoredBytes: r.StoredBytes()}

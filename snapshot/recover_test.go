@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -13,60 +14,81 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
+// settleCase is what an agent finds when it starts anew.
+type settleCase struct {
+	name     string
+	before   func(t *testing.T, s *scene)
+	deadline time.Duration
+	notice   bool
+	quiet    bool
+	calls    string
+	status   Status
+	failed   string
+	fault    error
+}
+
+var settleCases = []settleCase{
+	{
+		name: "deadline ahead, metadata not heard yet: finished", deadline: time.Minute,
+		calls: "begun pause dump files final", status: StatusPaused,
+	},
+	{
+		name: "notice still there: finished", deadline: time.Minute, notice: true,
+		calls: "begun pause dump files final", status: StatusPaused,
+	},
+	{
+		name: "no notice any more: thawed", deadline: time.Minute, quiet: true,
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "deadline passed: thawed", deadline: -time.Second,
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "committed but not recorded: recorded, never thawed", deadline: -time.Minute, quiet: true,
+		before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 0) },
+		calls:  "final", status: StatusPaused,
+	},
+	{
+		name: "committed by an evacuation before: thawed", deadline: -time.Minute, quiet: true,
+		before: func(t *testing.T, s *scene) {
+			commit(t, s, "pod-1", 0)
+			require.NoError(t, s.evacuator.hold("c1"))
+		},
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "committed, and the stamp of its dump is lost: thawed", deadline: -time.Minute, quiet: true,
+		before: func(t *testing.T, s *scene) {
+			commit(t, s, "pod-1", 0)
+			require.NoError(t, s.evacuator.stamps().keep(nil))
+		},
+		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "newest generation is of the pod before: thawed", deadline: -time.Minute,
+		before: func(t *testing.T, s *scene) { commit(t, s, "pod-0", 0) },
+		calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+	{
+		name: "claimed elsewhere: frozen for ever", deadline: -time.Minute,
+		before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 7) },
+		calls:  "", status: StatusPaused, fault: store.ErrFenced,
+	},
+	{
+		name: "bucket cannot be asked, deadline ahead: frozen until it can", deadline: time.Minute, quiet: true,
+		before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+		calls:  "", status: StatusPaused, fault: errDown,
+	},
+	{
+		name: "bucket cannot be asked, deadline passed: thawed behind a fence", deadline: -time.Second, quiet: true,
+		before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+		calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+	},
+}
+
 func TestSettleAfterRestart(t *testing.T) {
-	for _, c := range []struct {
-		name     string
-		before   func(t *testing.T, s *scene)
-		deadline time.Duration
-		notice   bool
-		quiet    bool
-		calls    string
-		status   Status
-		failed   string
-		fault    error
-	}{
-		{
-			name: "deadline ahead, metadata not heard yet: finished", deadline: time.Minute,
-			calls: "begun pause dump files final", status: StatusPaused,
-		},
-		{
-			name: "notice still there: finished", deadline: time.Minute, notice: true,
-			calls: "begun pause dump files final", status: StatusPaused,
-		},
-		{
-			name: "no notice any more: thawed", deadline: time.Minute, quiet: true,
-			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "deadline passed: thawed", deadline: -time.Second,
-			calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "committed but not recorded: recorded, never thawed", deadline: -time.Minute, quiet: true,
-			before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 0) },
-			calls:  "final", status: StatusPaused,
-		},
-		{
-			name: "newest generation is of the pod before: thawed", deadline: -time.Minute,
-			before: func(t *testing.T, s *scene) { commit(t, s, "pod-0", 0) },
-			calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-		{
-			name: "claimed elsewhere: frozen for ever", deadline: -time.Minute,
-			before: func(t *testing.T, s *scene) { commit(t, s, "pod-1", 7) },
-			calls:  "", status: StatusPaused, fault: store.ErrFenced,
-		},
-		{
-			name: "bucket cannot be asked, deadline ahead: frozen until it can", deadline: time.Minute, quiet: true,
-			before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
-			calls:  "", status: StatusPaused, fault: errDown,
-		},
-		{
-			name: "bucket cannot be asked, deadline passed: thawed behind a fence", deadline: -time.Second, quiet: true,
-			before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
-			calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
-		},
-	} {
+	for _, c := range settleCases {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t)
 			if c.before != nil {
@@ -90,12 +112,15 @@ func TestSettleAfterRestart(t *testing.T) {
 	}
 }
 
-// commit puts a final generation of pod into the bucket and, where fence is above 0, a claim's fence behind it.
+// commit puts a final generation of pod, of its newest dump, into the bucket and, where fence is above 0, a claim's fence
+// behind it.
 func commit(t *testing.T, s *scene, pod string, fence int64) {
 	t.Helper()
+	stamp, err := s.evacuator.stamps().next("c1")
+	require.NoError(t, err)
 	folder := s.target.Folder("test")
 	w, err := s.evacuator.options.Store.Begin(t.Context(), folder, store.Meta{
-		Number: 1, PodUID: pod, Node: "a", Final: true, Created: time.Now(),
+		Number: 1, PodUID: pod, Node: "a", Final: true, Created: stamp,
 	}, store.WriteOptions{})
 	require.NoError(t, err)
 	_, err = w.Commit(t.Context())
@@ -103,6 +128,98 @@ func commit(t *testing.T, s *scene, pod string, fence int64) {
 	if fence > 0 {
 		require.NoError(t, s.evacuator.options.Store.Fence(t.Context(), folder, fence))
 	}
+}
+
+// The commit of an evacuation lands, the bucket cannot be asked whether it did, and the target is thawed at its deadline. The
+// agent dies in the next evacuation: whatever that has done, only a generation of its own dump counts.
+func TestCrashAfterACommitThatLandedLate(t *testing.T) {
+	type world struct {
+		*boxScene
+		w    *openWriter
+		dump intoWriter
+	}
+	target := hostTarget("c1")
+	steps := []struct {
+		name string
+		do   func(t *testing.T, w *world)
+	}{
+		{"the hold", func(t *testing.T, w *world) { require.NoError(t, w.evacuator.hold("c1")) }},
+		{"the freeze", func(t *testing.T, w *world) { require.NoError(t, w.Pause(t.Context(), "c1")) }},
+		{"the dump", func(t *testing.T, w *world) {
+			var err error
+			w.w, err = w.evacuator.open(t.Context(), w.evacuator.session(target))
+			require.NoError(t, err)
+			w.dump, err = w.evacuator.dump(t.Context(), target, w.w)
+			require.NoError(t, err)
+		}},
+		{"a second dump", func(t *testing.T, w *world) {
+			var err error
+			w.dump, err = w.evacuator.dump(t.Context(), target, w.w)
+			require.NoError(t, err)
+		}},
+		{"the commit", func(t *testing.T, w *world) {
+			_, err := w.evacuator.tryUpload(t.Context(), w.evacuator.session(target), target, &w.dump)
+			require.NoError(t, err)
+		}},
+	}
+	for crash := range steps {
+		t.Run("after "+steps[crash].name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{boxScene: newBoxScene(t, "c1")}
+				for _, step := range steps { // the first evacuation, all of it
+					step.do(t, w)
+				}
+				require.NoError(t, w.evacuator.thaw(t.Context(), target))
+				pass(time.Second)
+				w.write()
+				for _, step := range steps[:crash+1] {
+					step.do(t, w)
+				}
+				w.evacuator.drop(w.evacuator.session(target)) // of its uploads alone the next life cannot know
+				w.evacuator.ending.Wait()
+				w.restart()
+				w.evacuator.Quiet()
+				w.run(t, func() {
+					pass(5 * time.Second)
+					if steps[crash].name == "the commit" {
+						w.requireFinal(t, "c1")
+						return
+					}
+					require.Empty(t, w.final, "an older generation is taken for the one of this evacuation")
+					require.Equal(t, StatusRunning, w.boxes["c1"].status)
+					w.evacuator.Heard(notice(window))
+					pass(10 * time.Second)
+					w.requireFinal(t, "c1")
+				})
+			})
+		})
+	}
+}
+
+// The same within one life of the agent: the bucket is away until the second deadline, and then shows the first generation.
+func TestCommitThatLandedLateIsNotThatOfTheNextEvacuation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		defer s.evacuator.ending.Wait()
+		key := s.target.Folder("test").Prefix() + "HEAD"
+		s.bucket.loseHead = true
+		s.bucket.down = func() bool {
+			_, err := s.bucket.Bucket.Stat(t.Context(), key)
+			return err == nil
+		}
+		s.hear(notice(30 * time.Second))
+		s.round(t)
+		require.Equal(t, StatusRunning, s.status, "nobody could say whether it was committed")
+		_, err := s.bucket.Bucket.Stat(t.Context(), key)
+		require.NoError(t, err, "the commit has not landed")
+
+		gives := time.Now().Add(30*time.Second - s.evacuator.options.Margin)
+		s.bucket.down = func() bool { return time.Now().Before(gives) }
+		s.hear(notice(30 * time.Second))
+		s.round(t)
+		require.Nil(t, s.final)
+		require.Equal(t, StatusRunning, s.status)
+	})
 }
 
 func TestHoldOfEndedContainerIsDropped(t *testing.T) {

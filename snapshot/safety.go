@@ -48,7 +48,7 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 	if err := addImages(ctx, still.Dump, t.Name, w.Writer); err != nil {
 		return err
 	}
-	if err := w.Describe(e.meta(t, still.RSSBytes, false)); err != nil {
+	if err := w.Describe(e.meta(t, still.RSSBytes)); err != nil {
 		return inBucket(err)
 	}
 	e.tidy(ctx, s, w)
@@ -66,6 +66,7 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 	}
 	uploading := w.Progress().UploadTime - before.UploadTime
 	e.sent(changed)
+	e.options.Meter.Stepped(t, dumpDone(still, changed, w.Progress().UploadedBytes-before.UploadedBytes))
 	s.dumped(still, changed, step.Codec, max(0, time.Since(began)-uploading))
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", committed.Number).
 		Dur("still_seconds", still.thawed.Sub(still.frozen)).Int64("rss_bytes", still.RSSBytes).
@@ -153,9 +154,12 @@ func (s *session) dumped(still stillness, p store.Progress, codec store.Codec, c
 // generation of theirs was ever recorded. The file is there before the hold, and goes after it.
 func (e *Evacuator) safeties() Holds { return Holds{Dir: e.options.Holds.Dir + "-safety"} }
 
-// hold has signals held back for an evacuation.
+// hold has signals held back for an evacuation. Whatever the bucket has of the container by now is not of that.
 func (e *Evacuator) hold(id string) error {
 	if _, err := e.safeties().Clear(id); err != nil {
+		return err
+	}
+	if _, err := e.stamps().next(id); err != nil {
 		return err
 	}
 	return e.options.Holds.Set(id)

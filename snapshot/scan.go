@@ -13,6 +13,9 @@ type Scanner interface {
 	Scan(ctx context.Context, c Container, share float64, sink ScanSink) (Scan, error)
 	// Vitals measures c. ErrGone where it has ended.
 	Vitals(c Container) (Vitals, error)
+	// Forget tells that what sinks have got of container id counts no more: they have lost it, or nobody asks for it any
+	// more. A Scanner that hands on changes alone hands on all the next time, and gives up what it has kept for that.
+	Forget(id string)
 }
 
 // ScanSink is a Sink that says how much processor time it has cost beside the caller's own.
@@ -20,9 +23,17 @@ type ScanSink = func(ctx context.Context, task string, address uint64, pages []b
 
 // Scan is what a Scanner did.
 type Scan struct {
-	Bytes int64
+	// Bytes is the memory that was looked at. Unread is what of it was left out, as the kernel says that it has not changed
+	// since sinks got it.
+	Bytes, Unread int64
+	// Missed is how many pages had changed of which the kernel had not said so. Pages are not left out any more then.
+	Missed int64
+	// Tracked says that the next dump will leave such pages out too.
+	Tracked bool
 	// CPU is what the reading threads used, the sink's work on them included.
 	CPU time.Duration
+	// Still is how long the container stood still for it.
+	Still time.Duration
 }
 
 // Vitals are measures of a running container.

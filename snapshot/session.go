@@ -42,6 +42,7 @@ type session struct {
 	closed bool
 	// atNotice is how much of the Writer's generation was in the bucket when the notice came.
 	atNotice int64
+	laps     laps // of the evacuation
 	// tidied and reaped are when that was last done.
 	tidied, reaped time.Time
 }
@@ -101,6 +102,8 @@ func (e *Evacuator) close(s *session, cause error) {
 		defer s.leave()
 		s.closed = true
 		e.drop(s)
+		e.forgetScans(s)
+		e.options.Meter.Gone(s.current())
 	})
 }
 
@@ -151,7 +154,7 @@ func (e *Evacuator) open(ctx context.Context, s *session) (*openWriter, error) {
 	}
 	uploads, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, end)
-	w, err := e.beginGeneration(ctx, uploads, s.current(), s.base)
+	w, base, err := e.beginGeneration(ctx, uploads, s.current(), s.base)
 	if err == nil && !stop() {
 		w.Abort(uploads)
 		err = context.Cause(ctx)
@@ -159,6 +162,9 @@ func (e *Evacuator) open(ctx context.Context, s *session) (*openWriter, error) {
 	if err != nil {
 		end()
 		return nil, err
+	}
+	if base == nil || base != s.base {
+		e.forgetScans(s) // what was handed on since, or into another generation, is not in this one
 	}
 	s.writer = &openWriter{Writer: w, end: end}
 	return s.writer, nil
@@ -171,12 +177,20 @@ func (e *Evacuator) drop(s *session) {
 		return
 	}
 	s.writer, s.atNotice = nil, 0
+	e.forgetScans(s)
 	e.ending.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), abortTimeout)
 		defer cancel()
 		w.Abort(ctx)
 		w.end()
 	})
+}
+
+// forgetScans tells the Scanner that what it has handed on of the target is lost.
+func (e *Evacuator) forgetScans(s *session) {
+	if e.options.Scanner != nil {
+		e.options.Scanner.Forget(s.key.container)
+	}
 }
 
 // commit ends the Writer by a commit. What it leaves is the base of the next one.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -61,6 +62,10 @@ type Target struct {
 	// Priority is the pod's, Settings what its owner asks for.
 	Priority int32
 	Settings TargetSettings
+	// Unjudged says that its Checkpoint has no verdict, or no more.
+	Unjudged bool
+	// Obstacles are what keeps it from being dumped as long as they stand, as its Checkpoint names them.
+	Obstacles []obstacle.Obstacle
 	// LeaveOut are the files that are no part of its generations.
 	LeaveOut exclude.Patterns
 }
@@ -76,6 +81,8 @@ type Dump struct {
 	Images string
 	// RSSBytes is how much memory CRIU wrote.
 	RSSBytes int64
+	// ReadTime is how long memory was read for the sink; 0 for a full dump.
+	ReadTime time.Duration
 	// Memory says what the images that hold pages are made of. One that it leaves out is stored as any other file.
 	Memory []Memory
 	// OnDisk says, by the name of an image of Memory, which of its pages the file has, in their order; all others have

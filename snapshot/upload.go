@@ -85,15 +85,20 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 		}
 	}
 	w.Discard()
-	if err := w.Describe(e.meta(t, dump.RSSBytes, true)); err != nil {
+	meta := e.meta(t, dump.RSSBytes)
+	meta.Final, meta.Created = true, dump.stamp
+	if err := w.Describe(meta); err != nil {
 		return Committed{}, inBucket(err)
 	}
+	s.laps.end("open")
 	if err := addImages(ctx, dump.Dump, t.Name, w.Writer); err != nil {
 		return Committed{}, err
 	}
+	s.laps.end("images")
 	if _, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w}); err != nil {
 		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
 	}
+	s.laps.end("files")
 	committed, err := e.commit(ctx, s, t, dump.RSSBytes)
 	if errors.Is(err, store.ErrFenced) {
 		// Where it was a newer epoch, the next Writer cannot begin and says so. Else somebody has rewritten the target.
@@ -110,6 +115,9 @@ func (e *Evacuator) commit(ctx context.Context, s *session, t Target, rss int64)
 		s.forget()
 		return Committed{}, inBucket(err)
 	}
+	s.laps.add("packs", generation.Took.Packs)
+	s.laps.add("commit", generation.Took.Manifest)
+	s.laps.add("read_back", generation.Took.ReadBack)
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", generation.Number).
 		Int64("epoch", generation.Epoch).Int64("blocks", generation.Blocks).Int64("new_blocks", generation.NewBlocks).
 		Int64("stored_bytes", generation.StoredBytes).Int("puts", generation.Puts).Msg("committed")
@@ -118,27 +126,29 @@ func (e *Evacuator) commit(ctx context.Context, s *session, t Target, rss int64)
 	}, nil
 }
 
-// beginGeneration begins the generation after HEAD, on base where that is HEAD's. Its uploads go on under uploads.
-func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base *store.Base) (*store.Writer, error) {
+// beginGeneration begins the generation after HEAD, on base where that is HEAD's, and returns the base that it has. Its uploads
+// go on under uploads.
+func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base *store.Base) (*store.Writer, *store.Base, error) {
 	folder := t.Folder(e.options.Cluster)
 	head, err := e.options.Store.Head(ctx, folder)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+		return nil, nil, err
 	}
 	if head.Number == 0 {
 		base = nil
 	} else if base == nil || base.Head().Number != head.Number || base.Head().WrittenEpoch != head.WrittenEpoch {
 		base = e.base(ctx, t)
 	}
-	meta := e.meta(t, 0, false)
+	meta := e.meta(t, 0)
 	meta.Number = head.Number + 1
-	return e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
+	w, err := e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
+	return w, base, err
 }
 
-// meta describes a generation of t.
-func (e *Evacuator) meta(t Target, rss int64, final bool) store.Meta {
+// meta describes a generation of t that is not final.
+func (e *Evacuator) meta(t Target, rss int64) store.Meta {
 	return store.Meta{
-		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Final: final, Created: time.Now(),
+		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Created: time.Now(),
 		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: rss}},
 		Requirements: e.options.Requirements,
 	}

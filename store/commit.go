@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Generation is what a commit made durable.
@@ -21,7 +22,13 @@ type Generation struct {
 	// Blocks is how many the generation has, NewBlocks how many of them, or of such that are there no more, were stored.
 	Blocks    int64
 	NewBlocks int64
+	// Took says where the time of the commit went.
+	Took CommitTook
 }
+
+// CommitTook are the parts of a commit: Packs until all packs were in the bucket and found there, Manifest until HEAD named
+// the manifest, ReadBack until both were read back.
+type CommitTook struct{ Packs, Manifest, ReadBack time.Duration }
 
 // Commit makes the generation durable: it waits for the packs and finds each in the bucket with its size, puts the
 // manifest, moves HEAD, and reads both back. ErrFenced where another writer has taken the number or a newer epoch has
@@ -40,6 +47,7 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	if w.closed {
 		return Generation{}, fmt.Errorf("the writer has ended: %w", ErrInvalid)
 	}
+	began := time.Now()
 	defer context.AfterFunc(ctx, w.packer.stop)() // uploads run under the ctx of Begin, which may live on
 	if err := errors.Join(w.end(), ctx.Err()); err != nil {
 		return Generation{}, err
@@ -48,6 +56,7 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	if err := w.findPacks(ctx); err != nil {
 		return Generation{}, err
 	}
+	found := time.Now()
 	sealed, err := w.contents.seal(w.keys)
 	if err != nil {
 		return Generation{}, err
@@ -62,10 +71,12 @@ func (w *Writer) commit(ctx context.Context) (Generation, error) {
 	if err != nil {
 		return Generation{}, err
 	}
+	moved := time.Now()
 	if err := w.readBack(ctx, head, sealed); err != nil {
 		return Generation{}, fmt.Errorf("read back: %w", err)
 	}
 	gen := w.generation(len(sealed))
+	gen.Took = CommitTook{Packs: found.Sub(began), Manifest: moved.Sub(found), ReadBack: time.Since(moved)}
 	w.keepBase(head, live)
 	return gen, nil
 }

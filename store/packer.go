@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -123,12 +124,15 @@ func (p *packer) add(job *frameJob) {
 }
 
 func (p *packer) encode() {
+	runtime.LockOSThread() // whose processor time is told
+	defer runtime.UnlockOSThread()
 	encoders := map[Codec]*frameEncoder{}
 	defer func() {
 		for _, encoder := range encoders {
 			encoder.close()
 		}
 	}()
+	spent := threadTime()
 	for job := range p.todo {
 		encoder := encoders[job.codec]
 		if encoder == nil {
@@ -139,15 +143,27 @@ func (p *packer) encode() {
 			}
 			encoders[job.codec] = encoder
 		}
-		began := time.Now()
 		job.encoded, job.codec = encoder.encode(job.encoded[:0], job.raw)
 		stored := len(job.encoded)
 		if job.codec == CodecNone {
 			stored = len(job.raw)
 		}
-		p.progress.encoded(len(job.raw), stored, time.Since(began))
+		now := threadTime()
+		p.progress.encoded(len(job.raw), stored, now-spent)
+		spent = now
 		close(job.ready)
 	}
+}
+
+// threadTime is the processor time that this thread has used: on a busy machine the clock shows many times as much. 0 where
+// the system does not say. Source: getrusage(2), RUSAGE_THREAD.
+func threadTime() time.Duration {
+	const ofThread = 1
+	var used syscall.Rusage
+	if err := syscall.Getrusage(ofThread, &used); err != nil {
+		return 0
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // collect seals frames into packs, in their order.

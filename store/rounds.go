@@ -12,8 +12,8 @@ type Progress struct {
 	// NewBlocks is how many blocks differed from what was at their place. Those of zeros alone, which take no space, do
 	// not count.
 	NewBlocks int64
-	// RawBytes are those of the frames that were compressed, StoredBytes what became of them, EncodeTime how long that took
-	// in all, on up to four cores at a time.
+	// RawBytes are those of the frames that were compressed, StoredBytes what became of them, EncodeTime the processor time
+	// that this took in all, on up to four cores.
 	RawBytes, StoredBytes int64
 	EncodeTime            time.Duration
 	// UploadedBytes are those of packs that are in the bucket. UploadTime is how long at least one was on its way.

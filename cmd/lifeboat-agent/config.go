@@ -6,13 +6,19 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 )
+
+// What --soft-dirty may be.
+const softDirtyAuto, softDirtyOff = "auto", "off"
 
 // config is what flags and environment say. Flags win over LIFEBOAT_* variables, those over the defaults.
 type config struct {
@@ -30,6 +36,9 @@ type config struct {
 	margin              time.Duration
 	healthAddress       string
 	preDump             bool
+	engine              string
+	softDirty           string
+	softDirtyCheck      time.Duration
 	window              time.Duration
 	policy              snapshot.Policy
 }
@@ -49,6 +58,9 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.DurationVar(&c.pollInterval, "poll-interval", 2*time.Second, "how often the metadata service is asked")
 	flags.DurationVar(&c.margin, "margin", 5*time.Second, "how long before the deadline an unfinished evacuation is given up")
 	flags.BoolVar(&c.preDump, "pre-dump", true, "keep copying protected pods while they run, so that little is left at a notice; false: one full dump at the notice")
+	flags.StringVar(&c.engine, "engine", string(criu.Auto), "how dumps are taken: lazy, criu or full; auto: the first of them that the host can, and full where it cannot what is asked for")
+	flags.StringVar(&c.softDirty, "soft-dirty", softDirtyAuto, "auto: where the kernel tracks writes to memory, read what was written to alone; off: read everything")
+	flags.DurationVar(&c.softDirtyCheck, "soft-dirty-check", memory.DefaultCheckEvery, "how often everything is read all the same, to see that the kernel has not missed anything")
 	flags.DurationVar(&c.window, "window", 2*time.Minute, "what the cloud gives from a notice to the end: 2m on AWS")
 	c.policy = snapshot.DefaultPolicy()
 	flags.Float64Var(&c.policy.WindowShare, "window-share", c.policy.WindowShare, "part of the window within which a pod is to be stored for it to count as safe")
@@ -88,6 +100,15 @@ func (c *config) Validate() error {
 	}
 	if c.window <= c.margin {
 		fault("--window: %s is not longer than --margin, %s", c.window, c.margin)
+	}
+	if !slices.Contains(criu.Ways(), criu.Way(c.engine)) {
+		fault("--engine: %q is none of %v", c.engine, criu.Ways())
+	}
+	if c.softDirty != softDirtyAuto && c.softDirty != softDirtyOff {
+		fault("--soft-dirty: %q is neither auto nor off", c.softDirty)
+	}
+	if c.softDirtyCheck < time.Second {
+		fault("--soft-dirty-check: %s is less than 1s", c.softDirtyCheck)
 	}
 	if err := c.policy.Validate(); err != nil {
 		fault("settings of copying: %w", err)

@@ -27,6 +27,8 @@ func TestSettings(t *testing.T) {
 			name: "flags win", args: []string{"--interval=1m"}, environment: map[string]string{"LIFEBOAT_INTERVAL": "2m"},
 			check: func(c *config) bool { return c.policy.Interval == time.Minute },
 		},
+		{name: "an engine that is none", args: []string{"--engine=phaul"}, fault: `--engine: "phaul" is none of [auto lazy criu full]`},
+		{name: "tracking that is neither", args: []string{"--soft-dirty=yes"}, fault: `--soft-dirty: "yes" is neither auto nor off`},
 		{name: "no share", args: []string{"--cpu-share=0"}, fault: "CPUShare is 0"},
 		{name: "window within the margin", args: []string{"--window=5s"}, fault: "--window: 5s is not longer than --margin"},
 	} {

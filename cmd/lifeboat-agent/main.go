@@ -22,7 +22,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	log := newLogger(os.Stderr)
-	root.AddCommand(newRunCommand(os.LookupEnv, log), newInstallCommand(log), newUninstallCommand(log))
+	root.AddCommand(newRunCommand(os.LookupEnv, log), newInstallCommand(log), newUninstallCommand(log), newPreDumpCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lifeboat-agent:", err)
 		os.Exit(1)

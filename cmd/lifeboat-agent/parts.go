@@ -17,6 +17,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
+	"github.com/lifeboat-dev/lifeboat/snapshot/metrics"
+	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/watcher"
 )
 
@@ -98,6 +101,21 @@ func (p *publisher) publish(ctx context.Context) error {
 		return fmt.Errorf("self-test of checkpoint and restore: %w", err)
 	}
 	return p.node.Publish(ctx, p.offer.Labels())
+}
+
+// meters count what the agent does.
+type meters struct {
+	requests *meter.Meter
+	targets  *metrics.Meter
+	filters  *memory.Filters
+}
+
+func newMeters() meters {
+	return meters{requests: meter.NewMeter(), targets: metrics.New(), filters: memory.NewFilters()}
+}
+
+func (m meters) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.requests, m.targets, m.filters}
 }
 
 // health serves /healthz and /metrics: of the sources of notices, and of what others count.

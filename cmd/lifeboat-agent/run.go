@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,9 +27,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
+	"github.com/lifeboat-dev/lifeboat/snapshot/eligible"
 	"github.com/lifeboat-dev/lifeboat/snapshot/files"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
-	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/meter"
 	"github.com/lifeboat-dev/lifeboat/store/open"
@@ -72,8 +73,10 @@ func newRunCommand(lookup func(string) (string, bool), log zerolog.Logger) *cobr
 type agent struct {
 	config    *config
 	log       zerolog.Logger
+	dumps     engine
 	watcher   *watcher.Watcher
 	evacuator *snapshot.Evacuator
+	lookout   *eligible.Lookout
 	tainter   *kube.Tainter
 	preparer  *node.Preparer
 	publisher *publisher
@@ -95,16 +98,20 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	if err != nil {
 		return nil, err
 	}
-	requests := meter.NewMeter()
-	generations, err := openStore(ctx, c, retry.Default, requests)
+	meters := newMeters()
+	generations, err := openStore(ctx, c, retry.Default, meters.requests)
 	if err != nil {
 		return nil, err
 	}
-	patient, err := openStore(ctx, c, retry.Patient, requests)
+	patient, err := openStore(ctx, c, retry.Patient, meters.requests)
 	if err != nil {
 		return nil, err
 	}
 	runc, err := newRunc(c)
+	if err != nil {
+		return nil, err
+	}
+	dumps, err := newEngine(ctx, c, log, runc, meters.filters)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +124,12 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
-	a := &agent{config: c, log: log, health: newHealth(c.healthAddress, requests), tainter: kube.NewTainter(own, log)}
+	a := &agent{config: c, log: log, dumps: dumps, health: newHealth(c.healthAddress, meters.collectors()...), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events, Requirements: offer.Requirements()}
-	a.evacuator = snapshot.New(snapshotOptions(c, log, runc, journal, generations, patient))
+	options := snapshotOptions(c, log, dumps, journal, generations, patient)
+	options.Meter = meters.targets
+	a.evacuator = snapshot.New(options)
+	a.lookout = newLookout(c, log, journal)
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
 		HostRoot: c.hostRoot, WorkDir: filepath.Join(c.stateDir, "restore"), CRIUConfig: runc.ConfigFile,
@@ -138,9 +148,9 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	return a, nil
 }
 
-func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *kube.Journal, generations, patient *store.Store) snapshot.Options {
+func snapshotOptions(c *config, log zerolog.Logger, dumps engine, journal *kube.Journal, generations, patient *store.Store) snapshot.Options {
 	options := snapshot.Options{
-		Runtime: criu.Engine{Runc: runc}, Files: files.Source{Reader: files.New(c.hostRoot)}, Store: generations, Patient: patient, Journal: journal,
+		Runtime: dumps.Engine, Files: files.Source{Reader: files.New(c.hostRoot)}, Store: generations, Patient: patient, Journal: journal,
 		Holds:    snapshot.Holds{Dir: filepath.Join(c.hostRoot, handover.HoldDir)},
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
@@ -148,9 +158,21 @@ func snapshotOptions(c *config, log zerolog.Logger, runc *criu.Runc, journal *ku
 		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
 	}
 	if c.preDump {
-		options.Scanner = memory.Scanner{Proc: "/proc", HostRoot: c.hostRoot}
+		options.Scanner = dumps.scanner
 	}
 	return options
+}
+
+// newLookout looks at files only where they are not copied before a notice: else the verdict on what is measured counts.
+func newLookout(c *config, log zerolog.Logger, journal *kube.Journal) *eligible.Lookout {
+	l := &eligible.Lookout{
+		Looker: eligible.Looker{Proc: "/proc", Files: files.New(c.hostRoot)}, Board: journal,
+		Log: log.With().Str("part", "lookout").Logger(),
+	}
+	if !c.preDump {
+		l.MostFileBytes = c.policy.MostFileBytes(c.window, c.margin)
+	}
+	return l
 }
 
 // run runs all parts until ctx ends or one of them fails.
@@ -158,6 +180,7 @@ func (a *agent) run(ctx context.Context) error {
 	socket := filepath.Join(a.config.hostRoot, handover.Socket)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.evacuator.Run(ctx) })
+	group.Go(func() error { return a.lookout.Run(ctx) })
 	group.Go(func() error { return a.tainter.Run(ctx) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
@@ -165,7 +188,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.publisher.Run(ctx) })
 	group.Go(func() error { return a.health.Run(ctx) })
 	a.log.Info().Str("node", a.config.nodeName).Msg("agent runs")
-	return group.Wait()
+	return errors.Join(group.Wait(), a.dumps.clear())
 }
 
 // sweep removes what earlier lives left, until there is nothing more: the API server may be away at first, and CRIU may be

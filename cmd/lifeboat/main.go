@@ -1,4 +1,5 @@
-// Command lifeboat looks at what Lifeboat has stored in a bucket, checks it, and keeps it small: `lifeboat store`.
+// Command lifeboat looks at what Lifeboat has stored in a bucket, checks it, and keeps it small: `lifeboat store`. It tells why
+// a pod cannot be protected: `lifeboat doctor`.
 package main
 
 import (

@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	s := &session{stdout: stdout, stderr: stderr}
 	root := &cobra.Command{
 		Use:               "lifeboat",
-		Short:             "What Lifeboat keeps in its bucket",
+		Short:             "What Lifeboat keeps in its bucket, and why a pod is not protected",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newStoreCommand(s, lookup))
+	root.AddCommand(newStoreCommand(s, lookup), newDoctorCommand(s))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitFine

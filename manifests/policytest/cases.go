@@ -123,6 +123,12 @@ func checkpointCases() []policyCase {
 			return a.List(t.Context(), &v1alpha1.CheckpointList{}, client.InNamespace(e.namespace),
 				client.MatchingLabels{v1alpha1.LabelIdentity: "key"}, client.MatchingFields{"status.pod.uid": "source"})
 		}},
+		{"judges the owner's settings", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionSettingsValid, metav1.ConditionFalse, v1alpha1.ReasonSettingInvalid, "")
+		})},
+		{"says that its pod cannot be dumped", "", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.SetCondition(v1alpha1.ConditionDumpable, metav1.ConditionFalse, v1alpha1.ReasonIOUring, "")
+		})},
 		{"says protectable", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonHostPID, "")
 		})},

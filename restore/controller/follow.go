@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -30,6 +32,9 @@ func (r *Reconciler) follow(ctx context.Context, o *observation) (verdict, error
 		now := referenceTo(bearer)
 		if s.Pod != nil && *s.Pod == *now {
 			return false
+		}
+		if s.Pod != nil && s.Pod.UID != now.UID {
+			meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionDumpable) // it is of the pod before
 		}
 		s.Pod = now
 		return true

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -29,9 +30,21 @@ func (p protectable) eventType() string {
 	return corev1.EventTypeNormal
 }
 
+// silences tells whether the agent has no say any more: its verdict would stand beside the refusal for ever.
+func (p protectable) silences() bool {
+	return p.status != metav1.ConditionTrue && !v1alpha1.FoundOnNode(p.reason)
+}
+
+// forgetVerdict removes what the agent said of the pod, and tells whether there was anything.
+func forgetVerdict(s *v1alpha1.CheckpointStatus) bool {
+	had := s.Protection != nil
+	s.Protection = nil
+	return meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionCurrent) || had
+}
+
 // judge decides ConditionProtectable for a pod with no interruption under way. node is nil where the pod is not bound
-// or its node is gone.
-func judge(pod *corev1.Pod, node *corev1.Node) protectable {
+// or its node is gone, dumpable what the node's agent has seen of the pod, nil where it has not looked yet.
+func judge(pod *corev1.Pod, node *corev1.Node, dumpable *metav1.Condition) protectable {
 	switch {
 	case over(pod):
 		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(pod.Status.Phase)}
@@ -40,7 +53,7 @@ func judge(pod *corev1.Pod, node *corev1.Node) protectable {
 			"the pod was deleted with no interruption under way: it will not be replaced"}
 	}
 	if obstacles := obstacle.OfPod(pod); len(obstacles) > 0 {
-		return protectable{metav1.ConditionFalse, obstacles[0].Reason, joinMessages(obstacles)}
+		return protectable{metav1.ConditionFalse, obstacles[0].Reason, obstacle.Text(obstacles)}
 	}
 	if pod.Spec.NodeName == "" {
 		return protectable{metav1.ConditionUnknown, v1alpha1.ReasonNotScheduled, "the pod is not bound to a node yet"}
@@ -50,6 +63,9 @@ func judge(pod *corev1.Pod, node *corev1.Node) protectable {
 			"node %s has no ready lifeboat-agent (label %s=true is missing): look at the agent's log on that node, "+
 				"or set runtimeClassName: %s so that the pod goes to a node that has one",
 			pod.Spec.NodeName, v1alpha1.LabelRuntimeReady, v1alpha1.RuntimeClassName)}
+	}
+	if dumpable != nil && dumpable.Status == metav1.ConditionFalse {
+		return protectable{metav1.ConditionFalse, dumpable.Reason, dumpable.Message}
 	}
 	return protectable{metav1.ConditionTrue, v1alpha1.ReasonProtected, "protected on node " + pod.Spec.NodeName}
 }
@@ -71,7 +87,10 @@ func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, erro
 	if err != nil {
 		return done, err
 	}
-	return goOn, r.setProtectable(ctx, o, judge(o.pod, node))
+	if err := r.setSettings(ctx, o); err != nil {
+		return done, err
+	}
+	return goOn, r.setProtectable(ctx, o, judge(o.pod, node, s.Condition(v1alpha1.ConditionDumpable)))
 }
 
 // renewTemplate takes the template from this pod where another one gave it: the first pod was gone before its

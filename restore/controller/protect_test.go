@@ -63,7 +63,7 @@ func TestObstacles(t *testing.T) {
 				have = append(have, o.Reason)
 			}
 			require.Equal(t, tc.want, have)
-			verdict := judge(pod, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelRuntimeReady: "true"}}})
+			verdict := judge(pod, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelRuntimeReady: "true"}}}, nil)
 			require.Contains(t, verdict.message, tc.says)
 			require.Equal(t, tc.want == nil, verdict.status == metav1.ConditionTrue)
 		})

@@ -225,14 +225,17 @@ func (r *Reconciler) patchStatus(ctx context.Context, o *observation, change fun
 }
 
 // setProtectable writes the condition and, where that changed anything and the matter is decided, tells it by an event
-// on the pod and the Checkpoint.
+// on the pod and the Checkpoint. What the node's agent has found, or sees no more, the agent tells.
 func (r *Reconciler) setProtectable(ctx context.Context, o *observation, c protectable) error {
-	changed := false
+	changed, found := false, v1alpha1.FoundOnNode(c.reason)
+	if before := o.checkpoint.Status.Condition(v1alpha1.ConditionProtectable); before != nil && c.reason == v1alpha1.ReasonProtected {
+		found = v1alpha1.FoundOnNode(before.Reason)
+	}
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
 		changed = s.SetCondition(v1alpha1.ConditionProtectable, c.status, c.reason, c.message)
-		return changed
+		return c.silences() && forgetVerdict(s) || changed
 	})
-	if err == nil && changed && c.status != metav1.ConditionUnknown {
+	if err == nil && changed && !found && c.status != metav1.ConditionUnknown {
 		o.tell(c.eventType(), c.reason, "Protect", c.message)
 	}
 	return err

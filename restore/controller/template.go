@@ -3,14 +3,12 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -75,12 +73,4 @@ func referenceTo(pod *corev1.Pod) *v1alpha1.PodReference {
 
 func bears(s *v1alpha1.CheckpointStatus, uid types.UID) bool {
 	return s.Pod != nil && s.Pod.UID == uid
-}
-
-func joinMessages(obstacles []obstacle.Obstacle) string {
-	messages := make([]string, len(obstacles))
-	for i, o := range obstacles {
-		messages[i] = o.Message
-	}
-	return strings.Join(messages, "; ")
 }

@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -92,12 +94,15 @@ const (
 )
 
 // kill keeps a signal to a container under evacuation, and passes any other on.
-func (o Options) kill(id string, flags Flags) error {
+func (o Options) kill(call Invocation, id string, flags Flags) error {
 	name := "TERM"
 	if len(flags.Positional) > 1 {
 		name = flags.Positional[1]
 	}
 	signal, ok := signalNumber(name)
+	if signal == syscall.SIGKILL {
+		o.killHeld(call, id)
+	}
 	if !ok || signal == syscall.SIGKILL {
 		return errPassThrough
 	}
@@ -109,6 +114,43 @@ func (o Options) kill(id string, flags Flags) error {
 		return errPassThrough
 	}
 	return nil
+}
+
+// freezerV1 is there under cgroup version 1 alone.
+const freezerV1 = "/sys/fs/cgroup/freezer"
+
+// killHeld sends SIGKILL to every process of a container that an evacuation has frozen. Under cgroup v1 the runtime kills the
+// first one and thaws them all: the others would run for a moment, although they may go on elsewhere. Who cannot be killed
+// here is left to the runtime, as is a container that runs: there is nothing to thaw, and nobody elsewhere.
+func (o Options) killHeld(call Invocation, id string) {
+	if _, err := os.Stat(filepath.Join(o.HoldDir, id)); err != nil {
+		return
+	}
+	if _, err := os.Stat(freezerV1); err != nil {
+		return
+	}
+	var state struct {
+		Status string `json:"status"`
+	}
+	if o.ask(&state, call, "state", id) != nil || state.Status != "paused" {
+		return
+	}
+	var pids []int
+	if o.ask(&pids, call, "ps", "--format", "json", id) != nil {
+		return
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// ask decodes what the runtime beneath answers.
+func (o Options) ask(into any, call Invocation, args ...string) error {
+	answer, err := exec.Command(o.Runtime, append([]string{"--root", call.stateRoot()}, args...)...).Output()
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", o.Runtime, err)
+	}
+	return json.Unmarshal(answer, into)
 }
 
 // hold appends the signal to the hold file, and says false where there is none (any more).

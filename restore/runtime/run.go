@@ -115,7 +115,7 @@ func (o Options) dispatch(ctx context.Context, call Invocation) error {
 	case "start":
 		return o.start(id)
 	case "kill":
-		return o.kill(id, flags)
+		return o.kill(call, id, flags)
 	case "delete":
 		return o.delete(call, id)
 	}

@@ -3,8 +3,8 @@
 // Every call runs in the namespaces of the host's pid 1, by nsenter, so that paths, mounts and cgroups are the host's; the
 // call for a lazy dump has a network of its own.
 // Invariants: a container that was paused before a dump is paused after it, whether the dump succeeded or not, or the
-// error says otherwise (ErrNotFrozen); a dump that outlives its context is killed with its children, and CRIU's death
-// lets the tasks go.
+// error says otherwise (ErrNotFrozen); a dump that outlives its context is killed with its children, but not before
+// CRIU has left the tasks (settle): those that have its code in them would not outlive it.
 package criu
 
 import (
@@ -16,8 +16,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,12 +27,15 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 )
 
 const (
 	// waitDelay is how long a killed call may take to give up its pipes.
 	waitDelay = 5 * time.Second
 	logTail   = 12
+	// pauseTries is how often runc is asked to freeze a container; each takes some tenths of a second.
+	pauseTries = 10
 )
 
 // Runc calls one runc binary of the host.
@@ -45,8 +50,13 @@ type Runc struct {
 	ConfigFile string
 	// HostRoot is where this process sees the host's root, /proc/1/root in the agent's pod.
 	HostRoot string
+	// Filters leave pages out of lazy dumps that their sinks have, those of the Scanner; nil: none.
+	Filters *memory.Filters
 
-	links links
+	// looked are the containers of which no earlier life of this agent is dumping any more.
+	looked sync.Map
+	// lacks are flags that the runtime does not know, see Choose.
+	lacks []string
 }
 
 // listed is what `runc list -f json` says of a container.
@@ -70,6 +80,13 @@ func (r *Runc) Containers(ctx context.Context) ([]snapshot.Container, error) {
 	}
 	var containers []snapshot.Container
 	for _, c := range all {
+		if c.Annotations == nil { // crun's list has none
+			state, err := r.state(ctx, c.ID)
+			if err != nil && !errors.Is(err, snapshot.ErrGone) {
+				return nil, err
+			}
+			c.Annotations = state.Annotations
+		}
 		if c.Annotations["io.kubernetes.cri.container-type"] != "container" {
 			continue
 		}
@@ -109,22 +126,39 @@ func (r *Runc) state(ctx context.Context, id string) (listed, error) {
 	return state, nil
 }
 
-// Pause implements snapshot.Runtime.
-func (r *Runc) Pause(ctx context.Context, id string) error {
-	return r.turn(ctx, "pause", id, snapshot.StatusPaused)
+// freeze freezes the container. Under cgroup v1 runc gives up, and thaws, where tasks of a busy node do not come to a
+// stop within a moment, so it is asked again.
+func (r *Runc) freeze(ctx context.Context, id string) error {
+	for try := 1; ; try++ {
+		err := r.turn(ctx, "pause", id, snapshot.StatusPaused)
+		if err == nil || try == pauseTries || ctx.Err() != nil || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+	}
 }
 
 // Resume implements snapshot.Runtime.
 func (r *Runc) Resume(ctx context.Context, id string) error {
-	if err := r.links.drop(id); err != nil {
+	if err := r.dropLinks(ctx, id); err != nil {
 		return err
 	}
 	return r.turn(ctx, "resume", id, snapshot.StatusRunning)
 }
 
-// Signal implements snapshot.Runtime. It goes to the runtime itself, past lifeboat-runtime and its holds.
+// Signal implements snapshot.Runtime. It goes to the runtime itself, past lifeboat-runtime and its holds. A frozen container
+// that is killed runs none of its code any more.
 func (r *Runc) Signal(ctx context.Context, id string, signal syscall.Signal) error {
+	killed := false
+	if signal == syscall.SIGKILL {
+		var err error
+		if killed, err = r.killFrozen(ctx, id); err != nil {
+			return fmt.Errorf("kill container %s: %w", id, err)
+		}
+	}
 	if _, err := r.run(ctx, "kill", id, strconv.Itoa(int(signal))); err != nil {
+		if killed && (strings.Contains(err.Error(), "not running") || errors.Is(r.orGone(ctx, id, err), snapshot.ErrGone)) {
+			return nil // under cgroup v2 nothing is left for the runtime to do
+		}
 		return fmt.Errorf("send signal %d to container %s: %w", signal, id, r.orGone(ctx, id, err))
 	}
 	return nil
@@ -132,6 +166,9 @@ func (r *Runc) Signal(ctx context.Context, id string, signal syscall.Signal) err
 
 // turn calls verb unless the container already has the wanted status.
 func (r *Runc) turn(ctx context.Context, verb, id string, wanted snapshot.Status) error {
+	if err := r.endOrphan(ctx, id); err != nil {
+		return err
+	}
 	status, err := r.Status(ctx, id)
 	if err != nil {
 		return err
@@ -158,6 +195,7 @@ func (r *Runc) orGone(ctx context.Context, id string, err error) error {
 
 // Dump takes a full dump into dir/images, CRIU's logs into dir/work.
 func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) {
+	r.Filters.Forget(id) // they would not know which pages it has
 	state, err := r.prepare(ctx, id)
 	if err != nil {
 		return snapshot.Dump{}, err
@@ -166,8 +204,9 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 	if err != nil {
 		return snapshot.Dump{}, err
 	}
-	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
-	if _, err := r.run(ctx, append(args, id)...); err != nil {
+	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, r.dumpFlags()...)
+	err = r.checkpoint(ctx, id, state.PID, r.seen(work), append(args, id))
+	if err != nil {
 		return snapshot.Dump{}, fmt.Errorf("dump container %s: %w%s%s", id, err, tail(filepath.Join(r.seen(work), "dump.log")),
 			obstaclesOf(state.PID))
 	}
@@ -190,7 +229,7 @@ func (r *Runc) Dump(ctx context.Context, id, dir string) (snapshot.Dump, error) 
 func (r *Runc) prepare(ctx context.Context, id string) (listed, error) {
 	state, err := r.state(ctx, id)
 	if err == nil {
-		err = errors.Join(r.links.drop(id), refuse(state.PID))
+		err = errors.Join(r.dropLinks(ctx, id), refuse(state.PID), r.noteLinks(id, state.PID))
 	}
 	if err != nil {
 		return listed{}, fmt.Errorf("dump container %s: %w", id, err)
@@ -200,7 +239,7 @@ func (r *Runc) prepare(ctx context.Context, id string) (listed, error) {
 
 // mend makes good what CRIU's images lack.
 func (r *Runc) mend(images string, state listed) error {
-	if err := errors.Join(mendTimers(images), r.links.restore(images, state.ID, state.PID)); err != nil {
+	if err := errors.Join(mendTimers(images), restoreLinks(images, state.PID)); err != nil {
 		return fmt.Errorf("dump container %s: %w", state.ID, err)
 	}
 	return nil
@@ -263,7 +302,12 @@ func (r *Runc) hostCommand(ctx context.Context, network bool, argv ...string) *e
 		args = append(args, "--net")
 	}
 	args = append(args, "--", "/usr/bin/env", "PATH="+hostPath)
-	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
+	args = append(args, argv...)
+	program := "nsenter"
+	if slices.Contains(argv, verbDump) {
+		program, args = "sh", append([]string{"-c", apart, r.seen("/sys/fs/cgroup"), program}, args...)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
 	// The whole group is killed with the call, for runc leaves its criu behind.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -26,7 +26,7 @@ func fakeRunc(t *testing.T, script string) (*Runc, string) {
 	program("runc", `cd `+dir+`; echo "$@" >> calls; root=$2; shift 2; verb=$1; shift
 case $verb in
 state) [ "$(cat status)" = gone ] && { echo "container does not exist" >&2; exit 1; }; echo "{\"id\":\"c1\",\"status\":\"$(cat status)\"}";;
-pause) echo paused > status;;
+pause) [ -s busy ] && { sed -i 1d busy; echo "unable to freeze" >&2; exit 1; }; echo paused > status;;
 resume) echo running > status;;
 `+script+`
 esac`)
@@ -55,6 +55,28 @@ func TestTurns(t *testing.T) {
 	status, err := r.Status(ctx, "c1")
 	require.NoError(t, err)
 	require.Equal(t, snapshot.StatusStopped, status)
+}
+
+func TestPauseOnABusyNode(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		fails int
+		want  string
+	}{
+		{"comes to a stop in the end", pauseTries - 1, ""},
+		{"does not", pauseTries, "unable to freeze"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, dir := fakeRunc(t, "")
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "busy"), []byte(strings.Repeat("\n", c.fails)), 0o644))
+			err := r.Pause(t.Context(), "c1")
+			if c.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, c.want)
+		})
+	}
 }
 
 func TestEndMeanwhileIsTold(t *testing.T) {

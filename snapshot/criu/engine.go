@@ -2,12 +2,19 @@ package criu
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
-// Engine implements snapshot.Runtime: lazy dumps where there is a sink and the host can, full ones otherwise.
-type Engine struct{ *Runc }
+// Engine implements snapshot.Runtime: where there is a sink, dumps as was chosen, and full ones where that is not possible.
+type Engine struct {
+	*Runc
+	// Choice is Runc.Choose's; none is Lazy.
+	Choice Choice
+	// Incremental has the rounds that dumps build on where Tracked was chosen.
+	Incremental *Incremental
+}
 
 var _ snapshot.Runtime = Engine{}
 
@@ -16,7 +23,17 @@ func (e Engine) Dump(ctx context.Context, id, dir string, sink snapshot.Sink) (s
 	if sink == nil {
 		return e.Runc.Dump(ctx, id, dir)
 	}
-	taken, err := e.DumpInto(ctx, id, dir, sink)
+	var taken Taken
+	var err error
+	switch e.Choice.Way {
+	case Full:
+		taken.Dump, err = e.Runc.Dump(ctx, id, dir)
+		taken.NotLazy = fmt.Errorf("%w: %s", errNotLazy, e.Choice.Reason)
+	case Tracked:
+		taken, err = e.Incremental.DumpInto(ctx, id, dir, sink)
+	default:
+		taken, err = e.DumpInto(ctx, id, dir, sink)
+	}
 	if err != nil {
 		return snapshot.Dump{}, err
 	}

@@ -77,6 +77,8 @@ type node struct {
 	runc    *Runc
 	network string
 	cgroups string
+	// restoreFlags are those that the runtime needs beside runc's.
+	restoreFlags []string
 }
 
 func newNode(t testing.TB) *node {
@@ -127,7 +129,7 @@ func (n *node) container(t testing.TB, id, role, network string) (bundle, root s
 	require.NoError(t, os.WriteFile(filepath.Join(root, "program"), program, 0o755))
 	t.Cleanup(func() {
 		_ = n.runc.Resume(context.Background(), id)
-		_ = exec.Command("runc", "--root", n.runc.Root, "delete", "--force", id).Run()
+		_ = exec.Command(n.runc.Binary, "--root", n.runc.Root, "delete", "--force", id).Run()
 		for _, hierarchy := range []string{"", "*"} {
 			left, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", hierarchy, n.cgroups+id))
 			for _, dir := range left {
@@ -142,11 +144,11 @@ func (n *node) container(t testing.TB, id, role, network string) (bundle, root s
 func (n *node) runOCI(t testing.TB, args ...string) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "log")
-	cmd := exec.CommandContext(t.Context(), "runc", append([]string{"--root", n.runc.Root, "--log", log}, args...)...)
+	cmd := exec.CommandContext(t.Context(), n.runc.Binary, append([]string{"--root", n.runc.Root, "--log", log}, args...)...)
 	cmd.Env = append(os.Environ(), "CRIU_CONFIG_FILE="+n.runc.ConfigFile)
 	err := cmd.Run()
 	said, _ := os.ReadFile(log)
-	require.NoError(t, err, "runc %v: %s", args, said)
+	require.NoError(t, err, "%s %v: %s", n.runc.Binary, args, said)
 }
 
 // kill ends a frozen container, which runs no more, and forgets it.
@@ -181,7 +183,7 @@ func requireRounds(t testing.TB, root string, floor map[string]int) {
 	require.Eventually(t, func() bool {
 		now := rounds(t, root)
 		return now["parent"] > floor["parent"]+3 && now["child"] > floor["child"]+3
-	}, 20*time.Second, 20*time.Millisecond, "the workload does not go on, it is at %v", floor)
+	}, 3*time.Minute, 20*time.Millisecond, "the workload does not go on from %v", floor)
 }
 
 // requireStill holds that nothing in root goes on.

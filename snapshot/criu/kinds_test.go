@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
@@ -84,15 +85,21 @@ func (n *node) dumped(t testing.TB, id string, lazy bool) (images string) {
 	} else {
 		full, err := n.runc.Dump(t.Context(), id, "/run/dump")
 		require.NoError(t, err)
-		taken = Taken{Dump: full, Stored: map[string][]store.Run{}}
-		for _, m := range full.Memory {
-			taken.Stored[m.Image] = m.Runs
-		}
+		taken = wholly(full)
 	}
 	complete(t, w, taken)
 	images = filepath.Join(t.TempDir(), "fetched")
 	fetch(t, s, images)
 	return images
+}
+
+// wholly is a full dump as one of which no sink has got anything.
+func wholly(full snapshot.Dump) Taken {
+	taken := Taken{Dump: full, Stored: map[string][]store.Run{}}
+	for _, m := range full.Memory {
+		taken.Stored[m.Image] = m.Runs
+	}
+	return taken
 }
 
 // What programs have beside memory is after a restore as it was, or gone in a way that they are told of.
@@ -119,7 +126,7 @@ func TestKindsForReal(t *testing.T) {
 					require.Empty(t, linksIn(t, root, "/run/shm/"+id), "the program sees them")
 					continue
 				}
-				clear(n.runc.links.made) // the files are restored as they were when they were read
+				require.NoError(t, os.Remove(n.runc.linkNote(id))) // the files are restored as they were when they were read
 				n.kill(t, id)
 				require.NoError(t, os.WriteFile(filepath.Join(root, "restored"), nil, 0o600))
 				n.runOCI(t, "restore", "--detach", "--no-subreaper", "--file-locks", "--image-path", images,

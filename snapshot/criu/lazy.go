@@ -19,8 +19,10 @@ import (
 )
 
 const (
-	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second.
-	settle = 5 * time.Second
+	// settle is how long CRIU may take to leave the tasks after ctx has ended. It needs a few tenths of a second, and half a minute
+	// on a node with twenty times the load that it can bear. A kill before that is the end of tasks in which CRIU's code is: they
+	// go on in it, into a breakpoint (SIGTRAP) or a closed socket (SIGPIPE). Frozen for long is better than that.
+	settle = 5 * time.Minute
 	// letGo bounds how long it takes to end a dump that failed.
 	letGo = 20 * time.Second
 )
@@ -54,6 +56,11 @@ func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (
 	if err == nil {
 		return taken, nil
 	}
+	return r.fullInstead(ctx, id, dir, err)
+}
+
+// fullInstead takes a full dump after one that failed with err, where another can help.
+func (r *Runc) fullInstead(ctx context.Context, id, dir string, err error) (Taken, error) {
 	var ofSink *sinkError
 	if errors.As(err, &ofSink) || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNotFrozen) ||
 		errors.Is(err, ErrRefused) || ctx.Err() != nil {
@@ -64,21 +71,11 @@ func (r *Runc) DumpInto(ctx context.Context, id, dir string, sink memory.Sink) (
 		return Taken{}, errors.Join(err, fault)
 	}
 	full.NotLazy = err
-	taken = Taken{Dump: full, Stored: map[string][]store.Run{}}
+	taken := Taken{Dump: full, Stored: map[string][]store.Run{}}
 	for _, m := range full.Memory {
 		taken.Stored[m.Image] = m.Runs
 	}
 	return taken, nil
-}
-
-// LazyDumps returns nil where the host's CRIU and kernel can dump lazily, and otherwise what they say.
-func (r *Runc) LazyDumps(ctx context.Context) error {
-	for _, feature := range []string{"uffd-noncoop"} {
-		if _, err := r.onHost(ctx, "env", "PATH="+r.CRIUDir+":"+hostPath, "criu", "check", "--feature", feature); err != nil {
-			return fmt.Errorf("%w: CRIU's feature %s: %w", errNotLazy, feature, err)
-		}
-	}
-	return nil
 }
 
 // sinkError is an error of the caller's.
@@ -99,17 +96,19 @@ func (r *Runc) dumpLazily(ctx context.Context, id, dir string, sink memory.Sink,
 	if err != nil {
 		return Taken{}, err
 	}
-	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, dumpFlags...)
+	args := append([]string{"checkpoint", "--image-path", images, "--work-path", work}, r.dumpFlags()...)
 	args = append(args, "--lazy-pages", "--page-server", "127.0.0.1:"+strconv.Itoa(lazyPort), id)
 	var taken Taken
 	err = inRoom(func() error {
-		call, err := r.begin(ctx, args...)
+		// In this thread's network namespace and not in the host's; ctx does not end it, that is letGo's.
+		call, err := begin(r.hostCommand(context.WithoutCancel(ctx), false, r.argv(args)...))
 		if err != nil {
 			return err
 		}
-		err = awaitServer(ctx, call.exited, settle)
+		err = awaitServer(ctx, call.exited, func() bool { return r.halted(ctx, id, call, r.seen(work)) })
 		if err == nil {
-			taken, err = readLazy(ctx, r.seen(images), state.PID, sink)
+			reader := memory.Reader{Proc: proc, Filter: r.Filters.Of(id)}
+			taken, err = readAbsent(ctx, r.seen(images), flagLazy, exactly(reader, state.PID), sink)
 		}
 		if err == nil {
 			err = finish()
@@ -145,9 +144,19 @@ func hasOwnNetwork(pid int) error {
 	return nil
 }
 
-// readLazy reads what CRIU's page maps in images name as lazy, all of it, and turns them into those of a full dump.
-func readLazy(ctx context.Context, images string, init int, sink memory.Sink) (Taken, error) {
-	maps, err := lazyMaps(images)
+// reading hands all pages that are wanted to sink, or those that it knows sink not to have.
+type reading func(ctx context.Context, wanted []memory.Wanted, sink memory.Sink) (memory.Stats, error)
+
+// exactly reads from the frozen tasks of the container whose first process is init.
+func exactly(reader memory.Reader, init int) reading {
+	return func(ctx context.Context, wanted []memory.Wanted, sink memory.Sink) (memory.Stats, error) {
+		return reader.ReadExactly(ctx, init, wanted, sink)
+	}
+}
+
+// readAbsent reads what CRIU's page maps in images name as absent, all of it, and turns the maps into those of a full dump.
+func readAbsent(ctx context.Context, images string, absent uint32, read reading, sink memory.Sink) (Taken, error) {
+	maps, err := pageMaps(images, absent)
 	if err != nil {
 		return Taken{}, err
 	}
@@ -159,17 +168,17 @@ func readLazy(ctx context.Context, images string, init int, sink memory.Sink) (T
 		if len(m.memory.Runs) > 0 {
 			taken.Memory = append(taken.Memory, m.memory)
 		}
-		if len(m.lazy) > 0 {
-			wanted = append(wanted, memory.Wanted{Task: m.memory.Task, Runs: m.lazy})
+		if len(m.absent) > 0 {
+			wanted = append(wanted, memory.Wanted{Task: m.memory.Task, Runs: m.absent})
 		}
 	}
-	reader := memory.Reader{Proc: proc}
-	taken.Read, err = reader.ReadExactly(ctx, init, wanted, func(ctx context.Context, task string, address uint64, pages []byte) error {
+	taken.Read, err = read(ctx, wanted, func(ctx context.Context, task string, address uint64, pages []byte) error {
 		if err := sink(ctx, task, address, pages); err != nil {
 			return &sinkError{err}
 		}
 		return nil
 	})
+	taken.ReadTime = time.Duration(taken.Read.Seconds * float64(time.Second))
 	for _, m := range maps {
 		if err == nil {
 			err = m.flatten()
@@ -178,7 +187,7 @@ func readLazy(ctx context.Context, images string, init int, sink memory.Sink) (T
 	return taken, err
 }
 
-// call is a running call of the runtime, which ctx does not end: that is letGo's, in the right order.
+// call is a running call on the host.
 type call struct {
 	cmd            *exec.Cmd
 	stdout, stderr bytes.Buffer
@@ -186,13 +195,12 @@ type call struct {
 	err            error // when exited
 }
 
-// begin starts the runtime in this thread's network namespace and not in the host's.
-func (r *Runc) begin(ctx context.Context, args ...string) (*call, error) {
-	c := &call{exited: make(chan struct{})}
-	c.cmd = r.hostCommand(context.WithoutCancel(ctx), false, r.argv(args)...)
-	c.cmd.Stdout, c.cmd.Stderr = &c.stdout, &c.stderr
+// begin starts a call, which has files as its descriptors from 3 on.
+func begin(cmd *exec.Cmd, files ...*os.File) (*call, error) {
+	c := &call{cmd: cmd, exited: make(chan struct{})}
+	c.cmd.Stdout, c.cmd.Stderr, c.cmd.ExtraFiles = &c.stdout, &c.stderr, files
 	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", r.Binary, err)
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	go func() {
 		defer close(c.exited)
@@ -219,7 +227,7 @@ func (c *call) wait(ctx context.Context) error {
 func (r *Runc) letGo(ctx context.Context, id string, init int, c *call) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), letGo)
 	defer cancel()
-	frozen := r.Pause(ctx, id)
+	frozen := r.freeze(ctx, id)
 	if errors.Is(frozen, snapshot.ErrGone) {
 		frozen = nil
 	}
@@ -236,7 +244,7 @@ func (r *Runc) letGo(ctx context.Context, id string, init int, c *call) error {
 		<-c.exited
 	}
 	// As CRIU ends by itself it may thaw what was frozen.
-	if err := errors.Join(frozen, r.Pause(ctx, id)); err != nil && !errors.Is(err, snapshot.ErrGone) {
+	if err := errors.Join(frozen, r.freeze(ctx, id)); err != nil && !errors.Is(err, snapshot.ErrGone) {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotFrozen, err)
 	}
 	return c.err

@@ -96,7 +96,8 @@ func (n *node) restored(t testing.TB, s *store.Store, id, bundle, root string) {
 	n.kill(t, id)
 	images := filepath.Join(t.TempDir(), "fetched")
 	fetch(t, s, images)
-	n.runOCI(t, "restore", "--detach", "--image-path", images, "--work-path", t.TempDir(), "--bundle", bundle, id)
+	args := append([]string{"restore", "--detach", "--image-path", images, "--work-path", t.TempDir()}, n.restoreFlags...)
+	n.runOCI(t, append(args, "--bundle", bundle, id)...)
 	requireRounds(t, root, stood)
 	require.Greater(t, rounds(t, root)["parent"], stood["parent"], "it began anew")
 }
@@ -109,7 +110,10 @@ func TestLazyDumpForReal(t *testing.T) {
 		t.Log("no huge pages are set aside on this machine: hugetlb is not tried")
 	}
 	n, s := newNode(t), newStore()
-	require.NoError(t, n.runc.LazyDumps(t.Context()))
+	choice, err := n.runc.Choose(t.Context(), Auto)
+	require.NoError(t, err)
+	require.Equal(t, Lazy, choice.Way, choice.Reason)
+	require.Equal(t, dumpFlags, n.runc.dumpFlags(), "runc has them all")
 	bundle, root := n.container(t, "job", "parent", n.network)
 	n.runOCI(t, "run", "--detach", "--bundle", bundle, "job")
 	requireRounds(t, root, nil)
@@ -352,12 +356,12 @@ func TestLazyMaps(t *testing.T) {
 	writePagemap(t, folder, "pagemap-5.img", 1, 2,
 		newEntry(0x1000, 1, present), newEntry(0x2000, 3, lazy), newEntry(0x8000, 1, present|lazy), newEntry(0x9000, 2, lazy))
 	writePagemap(t, folder, "pagemap-shmem-77.img", 2, 1, newEntry(0, 1, present))
-	maps, err := lazyMaps(folder)
+	maps, err := pageMaps(folder, flagLazy)
 	require.NoError(t, err)
 	require.Len(t, maps, 2)
 	require.Equal(t, snapshot.Memory{Image: "pages-1.img", Task: "mem/5", Runs: runs(0x1000, 4, 0x8000, 3)}, maps[0].memory)
 	require.Equal(t, runs(0x1000, 1, 0x8000, 1), maps[0].present)
-	require.Equal(t, runs(0x2000, 3, 0x9000, 2), maps[0].lazy)
+	require.Equal(t, runs(0x2000, 3, 0x9000, 2), maps[0].absent)
 	require.Equal(t, "shm/0", maps[1].memory.Task)
 
 	for _, m := range maps {
@@ -367,7 +371,7 @@ func TestLazyMaps(t *testing.T) {
 	flat, err := memoryOf(folder)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []snapshot.Memory{maps[0].memory, maps[1].memory}, flat, "it is a full dump now")
-	left, err := filepath.Glob(filepath.Join(folder, "flat-*"))
+	left, err := filepath.Glob(filepath.Join(folder, "mended-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
@@ -394,7 +398,7 @@ func TestLazyMapsAreRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			c.write(t, dir)
-			_, err := lazyMaps(dir)
+			_, err := pageMaps(dir, flagLazy)
 			require.ErrorIs(t, err, errNotUnderstood)
 		})
 	}

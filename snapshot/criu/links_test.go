@@ -37,14 +37,35 @@ func TestNamelessFiles(t *testing.T) {
 	require.ErrorContains(t, err, "two open files had the name "+name)
 }
 
+// Links of a dump go before the container runs, and before the next dump, also those of an agent that was killed.
 func TestLinksAreDropped(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "link")
-	require.NoError(t, os.WriteFile(name, nil, 0o600))
-	var l links
-	require.NoError(t, l.drop("c1"))
-	l.made = map[string][]string{"c1": {name, name + "-gone", "/proc/4194304/root/x"}, "c2": {"/kept"}}
-	require.NoError(t, l.drop("c1"))
-	require.NoFileExists(t, name)
-	require.Equal(t, map[string][]string{"c2": {"/kept"}}, l.made)
-	require.NoError(t, l.restore(t.TempDir(), "c1", os.Getpid()), "images that name none")
+	r, dir := fakeRunc(t, "")
+	r.ConfigFile = filepath.Join(dir, "criu.conf")
+	folder := filepath.Join(dir, "data")
+	require.NoError(t, os.MkdirAll(folder, 0o755))
+	name := func(file string) string { return filepath.Join(folder, file) }
+	for _, file := range []string{"gone", "link_remap.7", "link_remap.x", "other"} {
+		require.NoError(t, os.WriteFile(name(file), nil, 0o600))
+	}
+	f, err := os.Open(name("gone"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, os.Link(name("gone"), name("kept")))
+	require.NoError(t, os.Remove(name("gone")))
+	require.NoError(t, r.noteLinks("c1", os.Getpid()))
+	require.NoError(t, r.dropLinks(t.Context(), "c2"))
+	require.FileExists(t, name("link_remap.7"))
+
+	setStatus(t, dir, "gone")
+	require.NoError(t, r.dropLinks(t.Context(), "c1"))
+	require.NoFileExists(t, r.linkNote("c1"), "the container has ended")
+	require.FileExists(t, name("link_remap.7"))
+
+	require.NoError(t, removeLinks("/proc/self/root", []string{folder, folder + "-gone"}))
+	require.NoFileExists(t, name("link_remap.7"))
+	for _, file := range []string{"kept", "link_remap.x", "other"} {
+		require.FileExists(t, name(file))
+	}
+	require.NoError(t, removeLinks("/proc/4194304/root", []string{folder}), "the container has ended")
+	require.NoError(t, restoreLinks(t.TempDir(), os.Getpid()), "images that name none")
 }

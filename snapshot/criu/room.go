@@ -65,9 +65,9 @@ func raiseLoopback() error {
 var errEnded = errors.New("runc ended before CRIU served lazy pages")
 
 // awaitServer waits until CRIU serves lazy pages in this thread's network namespace, or exited is closed. Where ctx ends
-// before, it waits on, but no longer than settle: until CRIU serves, there may be code of it in the tasks, and they
-// must not be left with that.
-func awaitServer(ctx context.Context, exited <-chan struct{}, settle time.Duration) error {
+// before, it waits on, until CRIU serves, is halted, or settle is over: there may be code of it in the tasks, and they must not be
+// left with that.
+func awaitServer(ctx context.Context, exited <-chan struct{}, halted func() bool) error {
 	ticker := time.NewTicker(readyEvery)
 	defer ticker.Stop()
 	ended := ctx.Done()
@@ -77,7 +77,7 @@ func awaitServer(ctx context.Context, exited <-chan struct{}, settle time.Durati
 		if err != nil {
 			return err
 		}
-		if listening {
+		if listening || ctx.Err() != nil && halted() {
 			return context.Cause(ctx)
 		}
 		select {
@@ -92,10 +92,13 @@ func awaitServer(ctx context.Context, exited <-chan struct{}, settle time.Durati
 	}
 }
 
-// listens says whether the port is in LISTEN (0A), without connecting to it. Source: proc_net_tcp in the kernel's
+// listens says whether the port is in LISTEN in this thread's network namespace.
+func listens() (bool, error) { return listensIn("/proc/thread-self/net/tcp") }
+
+// listensIn says whether the port is in LISTEN (0A), without connecting to it. Source: proc_net_tcp in the kernel's
 // documentation.
-func listens() (bool, error) {
-	table, err := os.ReadFile("/proc/thread-self/net/tcp")
+func listensIn(path string) (bool, error) {
+	table, err := os.ReadFile(path)
 	if err != nil {
 		return false, fmt.Errorf("look for CRIU's port: %w", err)
 	}

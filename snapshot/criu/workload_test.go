@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -16,6 +17,10 @@ import (
 const roleVariable = "LIFEBOAT_CRIU_ROLE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == PreDumpCommand {
+		check(PreDump(os.Args[2]))
+		return
+	}
 	switch os.Getenv(roleVariable) {
 	case "":
 		os.Exit(m.Run())
@@ -25,7 +30,12 @@ func TestMain(m *testing.M) {
 		kinds()
 	case "stopped":
 		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+	case "wary":
+		wary()
 	default:
+		if role := os.Getenv(roleVariable); strings.HasPrefix(role, "wary ") {
+			os.Exit(waryChild(role))
+		}
 		(&workload{name: os.Getenv(roleVariable)}).run()
 	}
 }
@@ -95,8 +105,13 @@ func (w *workload) add(name string, memory []byte, step int) *part {
 }
 
 func (w *workload) build() {
-	w.add("private", memoryAt(2000, private, -1), 1)
-	w.add("private that changes", memoryAt(500, private, -1), 2).moves = true
+	still := 2000
+	if _, err := os.Stat("/small"); err == nil { // for a machine that is slow
+		still = 600
+		w.add("private, hardly touched", memoryAt(2000, private|unix.MAP_POPULATE, -1), 50)
+	}
+	w.add("private", memoryAt(still, private, -1), 1)
+	w.add("private that changes", memoryAt(still/4, private, -1), 2).moves = true
 	w.add("no access", memoryAt(300, private, -1), 1).protect = unix.PROT_NONE
 	w.add("read only", memoryAt(50, private, -1), 3).protect = unix.PROT_READ
 	locked := w.add("locked", memoryAt(20, private, -1), 1)

@@ -1,6 +1,6 @@
-// Package eligible tells, before any notice, why a pod cannot be protected: what its spec says (package obstacle), what its
-// running tasks have that CRIU cannot dump or would restore wrongly, and files that are too much for the window. Every
-// reason is one of ConditionProtectable.
+// Package eligible tells, before any notice, why a pod whose spec says nothing against it (package obstacle) cannot be
+// protected: what its running tasks have that CRIU cannot dump or would restore wrongly, and files that are too much for the
+// window. Every reason is one of ConditionDumpable.
 //
 // It reads /proc and stops nothing. What tasks open later it does not see: ask again from time to time. Neither does it see
 // what is no task of the container's tree, as processes brought in by exec are not, for these are not dumped.
@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
 	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
@@ -34,21 +32,15 @@ type Looker struct {
 	Files Sizer
 }
 
-// Look returns every reason why the pod with that one container cannot be protected, each with its mend, the gravest first;
-// empty where it can be. mostFileBytes is how much of files can be copied in the window, 0 for no bound. The error is
+// Look returns every reason why t cannot be protected that its running tasks and files show, each with its mend, the gravest
+// first; empty where it can be. mostFileBytes is how much of files can be copied in the window, 0 for no bound. The error is
 // snapshot.ErrGone where the container has ended.
-func (l Looker) Look(ctx context.Context, pod *corev1.Pod, c snapshot.Container, mostFileBytes int64) ([]obstacle.Obstacle, error) {
-	found := obstacle.OfPod(pod)
-	ofTasks, err := l.Tasks(c.PID)
-	if err != nil {
-		return nil, err
-	}
-	found = append(found, ofTasks...)
-	leaveOut, err := exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
+func (l Looker) Look(ctx context.Context, t snapshot.Target, mostFileBytes int64) ([]obstacle.Obstacle, error) {
+	found, err := l.Tasks(t.PID)
 	if err != nil || l.Files == nil || mostFileBytes == 0 {
-		return found, nil //nolint:nilerr // a bad exclusion is among the obstacles
+		return found, err
 	}
-	sizes, err := l.Files.Sizes(ctx, c, leaveOut)
+	sizes, err := l.Files.Sizes(ctx, t.Container, t.LeaveOut)
 	if err != nil {
 		return nil, err
 	}

@@ -145,12 +145,19 @@ func (t *task) state(home task, found findings) {
 	if t.pidSpace != "" && (t.pidSpace != home.pidSpace || t.userNS != home.userNS) {
 		found.add(v1alpha1.ReasonNestedNamespace, t.name, "")
 	}
-	if tracer := t.status["TracerPid"]; tracer != "" && tracer != "0" {
+	if tracer := t.status["TracerPid"]; tracer != "" && tracer != "0" && !t.dumpedBy(tracer) {
 		found.add(v1alpha1.ReasonTraced, t.name, "")
 	}
 	if t.freezerV1 && strings.HasPrefix(t.status["State"], "T") {
 		found.add(v1alpha1.ReasonTaskStopped, t.name, "")
 	}
+}
+
+// dumpedBy says that the tracer is CRIU, our own as a rule: a dump is under way, and lets go by itself. So does one that
+// has gone meanwhile.
+func (t *task) dumpedBy(tracer string) bool {
+	name, err := os.ReadFile(filepath.Join(t.folder, "..", tracer, "comm"))
+	return err != nil && gone(err) || strings.TrimSpace(string(name)) == "criu"
 }
 
 // files finds what is in the way of the files that the process has open.

@@ -21,6 +21,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
 	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
+	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
@@ -87,7 +88,8 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		t := snapshot.Target{
 			Container: c, Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
 			Final: isFinal(status, pod.UID), NeverRestarts: pod.Spec.RestartPolicy == corev1.RestartPolicyNever,
-			Settings: snapshot.TargetSettings{MaxFreeze: maxFreeze(pod, c.Name)},
+			Settings: settingsOf(pod, c.Name), Obstacles: obstaclesOf(status),
+			Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
 		}
 		// Patterns that are none are an obstacle of their own, under which the pod is no target for long.
 		t.LeaveOut, _ = exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
@@ -109,6 +111,18 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 	return targets, nil
 }
 
+// settingsOf is what the owner asks for, as far as it is understood; the controller tells of the rest.
+func settingsOf(pod *corev1.Pod, container string) snapshot.TargetSettings {
+	asked, _ := settings.Parse(pod.Annotations)
+	out := snapshot.TargetSettings{
+		RecoveryPoint: asked.RecoveryPoint, Interval: asked.Interval, MaxFreeze: asked.MaxFreeze, MaxCPU: asked.MaxCPU, FinalOnly: asked.FinalOnly,
+	}
+	if bears := maxFreeze(pod, container); bears > 0 && (out.MaxFreeze == 0 || bears < out.MaxFreeze) {
+		out.MaxFreeze = bears
+	}
+	return out
+}
+
 // maxFreeze is how long a container may stand still before its liveness probe has failed too often; 0 without one.
 func maxFreeze(pod *corev1.Pod, container string) time.Duration {
 	for _, c := range pod.Spec.Containers {
@@ -120,9 +134,11 @@ func maxFreeze(pod *corev1.Pod, container string) time.Duration {
 	return 0
 }
 
-// protectable also holds for a pod whose protection the controller has not judged anew since the node came under notice.
+// protectable also holds for a pod whose protection the controller has not judged anew since the node came under notice,
+// and for one that nothing but what was found here stands in the way of: that is looked at again, and tried at a notice.
 func protectable(status *v1alpha1.CheckpointStatus) bool {
-	return status.IsTrue(v1alpha1.ConditionProtectable)
+	c := status.Condition(v1alpha1.ConditionProtectable)
+	return c != nil && (c.Status == metav1.ConditionTrue || v1alpha1.FoundOnNode(c.Reason))
 }
 
 func isFinal(status *v1alpha1.CheckpointStatus, pod types.UID) bool {
@@ -239,9 +255,10 @@ func (j *Journal) Judged(ctx context.Context, t snapshot.Target, v snapshot.Verd
 		status = metav1.ConditionTrue
 	}
 	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
-		c.Status.Protection = &v1alpha1.Protection{
-			PodUID: types.UID(t.PodUID), Level: v.Level.String(), Dirty: *resource.NewQuantity(readable(p.Uploaded), resource.BinarySI),
-			Window: metav1.Duration{Duration: p.Durable.Round(100 * time.Millisecond)},
+		c.Status.Protection = &v1alpha1.Protection{PodUID: types.UID(t.PodUID), Level: v.Level.String()}
+		if p != (snapshot.Prediction{}) {
+			c.Status.Protection.Dirty = resource.NewQuantity(readable(p.Uploaded), resource.BinarySI)
+			c.Status.Protection.Window = &metav1.Duration{Duration: p.Durable.Round(100 * time.Millisecond)}
 		}
 		c.Status.SetCondition(v1alpha1.ConditionCurrent, status, v.Reason, v.Level.String()+": "+v.Message)
 	})

@@ -67,6 +67,9 @@ func TestTargets(t *testing.T) {
 		{"not protectable", func(c *v1alpha1.Checkpoint) {
 			c.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonHostPID, "")
 		}, 0, false},
+		{"not dumpable, which is looked at again", func(c *v1alpha1.Checkpoint) {
+			c.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonIOUring, "")
+		}, 1, false},
 		{"checkpoint of another pod", func(c *v1alpha1.Checkpoint) { c.Status.Pod.UID = "pod-2" }, 0, false},
 		{"final already", func(c *v1alpha1.Checkpoint) {
 			c.Status.Generation = &v1alpha1.GenerationReference{Number: 1, PodUID: "pod-1", Final: true}
@@ -175,7 +178,7 @@ func TestReasonsOfVerdictsAreThoseOfTheCondition(t *testing.T) {
 	for _, reason := range []string{
 		snapshot.ReasonWithinShare, snapshot.ReasonOff, snapshot.ReasonFactsRefused, snapshot.ReasonFirstRound,
 		snapshot.ReasonNoSafetyDump, snapshot.ReasonFreezeTooLong, snapshot.ReasonRoundsLate, snapshot.ReasonNeighbours,
-		snapshot.ReasonMemoryTooLarge, snapshot.ReasonChangesTooFast,
+		snapshot.ReasonMemoryTooLarge, snapshot.ReasonChangesTooFast, snapshot.ReasonFilesTooLarge, v1alpha1.ReasonIOUring,
 	} {
 		require.True(t, v1alpha1.KnownReason(v1alpha1.ConditionCurrent, reason), reason)
 	}
@@ -188,6 +191,18 @@ func TestLivenessProbeBoundsTheFreeze(t *testing.T) {
 	require.Equal(t, 22*time.Second, maxFreeze(pod, "main"))
 	require.Equal(t, time.Second, maxFreeze(pod, "fragile"))
 	require.Zero(t, maxFreeze(pod, "free"))
+	for _, c := range []struct {
+		name, container, asked string
+		want                   time.Duration
+	}{
+		{"the probe is shorter", "main", "1m", 22 * time.Second}, {"the owner asks for less", "main", "2s", 2 * time.Second},
+		{"no probe", "free", "2s", 2 * time.Second}, {"not understood", "main", "2", 22 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pod.Annotations = map[string]string{v1alpha1.AnnotationMaxFreeze: c.asked, v1alpha1.AnnotationInterval: "10s"}
+			require.Equal(t, snapshot.TargetSettings{MaxFreeze: c.want, Interval: 10 * time.Second}, settingsOf(pod, c.container))
+		})
+	}
 }
 
 func TestLeaving(t *testing.T) {

@@ -13,6 +13,7 @@ type area struct {
 	start, end uint64
 	readable   bool
 	private    bool
+	flags      string
 	device     string
 	inode      uint64
 	name       string
@@ -51,10 +52,12 @@ func parseArea(line string) (area, bool) {
 		return area{}, false
 	}
 	return area{
-		start: start, end: end, readable: fields[1][0] == 'r', private: fields[1][3] == 'p',
+		start: start, end: end, readable: fields[1][0] == 'r', private: fields[1][3] == 'p', flags: fields[1],
 		device: fields[3], inode: inode, name: strings.TrimLeft(rest, " "),
 	}, true
 }
+
+func (a area) extent() extent { return extent{a.end, a.flags} }
 
 // ofKernel says that the kernel or a device provides the content: vdso, vvar, vsyscall, uprobes and the like.
 func (a area) ofKernel() bool {

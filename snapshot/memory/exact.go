@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,7 +25,8 @@ const stretch = 64 << 20
 
 // ReadExactly hands the wanted pages of a stopped container to sink: each of them once and with its content, or it
 // returns an error. One task may be read by two threads; their calls of sink, of 64 MiB each that ascend, come side by
-// side. PROT_NONE areas are read as well.
+// side. PROT_NONE areas are read as well. With a Filter those pages are left out of which it knows that its sink has them,
+// with their content; it then knows none but wanted ones.
 func (r *Reader) ReadExactly(ctx context.Context, init int, wanted []Wanted, sink Sink) (Stats, error) {
 	began := time.Now()
 	stats, err := r.readExactly(ctx, init, wanted, sink)
@@ -55,21 +57,111 @@ func (r *Reader) readExactly(ctx context.Context, init int, wanted []Wanted, sin
 	}
 	var stats Stats
 	err = r.work(ctx, sink, &stats, func(give func(job) error) error {
+		var parts []*part
 		for _, want := range wanted {
 			pid, known := pids[want.Task]
 			if !known {
 				return fmt.Errorf("no process is task %s: %w", want.Task, fs.ErrNotExist)
 			}
 			for _, spans := range stretches(want.Runs) {
-				if err := give(func(ctx context.Context, w *worker) error { return w.exactly(ctx, tree, pid, spans) }); err != nil {
-					return err
-				}
+				parts = append(parts, &part{pid: pid, spans: spans})
 			}
 		}
 		stats.Tasks = len(wanted)
+		kept, err := r.leaveOut(tree, parts, give)
+		if err != nil {
+			return err
+		}
+		stats.PagesKept = kept
+		for _, part := range parts {
+			if err := give(func(ctx context.Context, w *worker) error { return w.exactly(ctx, tree, part.pid, part.spans) }); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
+	r.Filter.wasRead(wanted, stats, err)
 	return stats, err
+}
+
+// part is what one thread reads on its own.
+type part struct {
+	pid   int
+	spans []span
+	known *knownTask // nil: nothing is
+	sifted
+}
+
+// look finds what is known of the tasks of parts.
+func (f *Filter) look(t *tree, parts []*part) error {
+	tasks := map[int]*knownTask{}
+	for _, part := range parts {
+		known, looked := tasks[part.pid]
+		if !looked {
+			p, err := t.open(part.pid)
+			if err != nil {
+				return err
+			}
+			known = f.taskOf(p)
+			tasks[part.pid] = known
+			if err := p.close(); err != nil {
+				return err
+			}
+		}
+		part.known = known
+	}
+	return nil
+}
+
+// leaveOut leaves pages out of parts that the Filter knows, unless there are signs that it is wrong.
+func (r *Reader) leaveOut(t *tree, parts []*part, give func(job) error) (kept int64, _ error) {
+	if !r.Filter.beginExactly() {
+		return 0, nil
+	}
+	if err := r.Filter.look(t, parts); err != nil {
+		return 0, err
+	}
+	var all sync.WaitGroup
+	for _, part := range parts {
+		if part.known == nil {
+			continue
+		}
+		all.Add(1)
+		if err := give(func(ctx context.Context, w *worker) error {
+			defer all.Done()
+			return w.sift(ctx, t, part, r.Filter)
+		}); err != nil {
+			return 0, err
+		}
+	}
+	all.Wait()
+	if r.Filter.end(passExact, t.usedByAll()); len(r.Filter.tasks) == 0 {
+		return 0, nil
+	}
+	for _, part := range parts {
+		if part.cleanPages > 0 {
+			part.spans = part.unread
+		}
+		kept += part.cleanPages
+	}
+	return kept, nil
+}
+
+// sift finds what of a part need not be read.
+func (w *worker) sift(ctx context.Context, t *tree, part *part, f *Filter) error {
+	p, err := t.open(part.pid)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if err := p.openMemory(); err != nil {
+		return err
+	}
+	if part.sifted, err = part.known.sift(p.readWords, part.spans, w.words); err != nil {
+		return err
+	}
+	f.note(passed{dirty: part.dirty, cleared: part.cleared})
+	return w.pause(ctx)
 }
 
 // stretches cuts runs into what one thread reads on its own.

@@ -41,6 +41,8 @@ type Stats struct {
 	BytesRead    int64
 	// PagesSkipped are pages in memory that need no copy: those of files, and the kernel's page of zeros.
 	PagesSkipped int64
+	// PagesKept are pages that need no copy because the Filter knows them, PagesMissed those of which it was wrong.
+	PagesKept, PagesMissed int64
 	// Vanished counts what was there and could no longer be read in its turn: tasks, areas and pages.
 	Vanished int64
 	// Seconds is how long it took, CPUSeconds what the reading threads used of the processor, the sink's work included.
@@ -55,6 +57,8 @@ func (s *Stats) add(other Stats) {
 	s.PagesRead += other.PagesRead
 	s.BytesRead += other.BytesRead
 	s.PagesSkipped += other.PagesSkipped
+	s.PagesKept += other.PagesKept
+	s.PagesMissed += other.PagesMissed
 	s.Vanished += other.Vanished
 	s.CPUSeconds += other.CPUSeconds
 	s.denied = s.denied || other.denied
@@ -66,6 +70,9 @@ type Reader struct {
 	Proc string
 	// Limit bounds the CPU time of all Reads that share it; nil for no bound.
 	Limit *Limit
+	// Filter has pages left out that the container's sink has already; nil for none. Sinks of all Reads with one Filter must
+	// keep what they get in one place.
+	Filter *Filter
 }
 
 // Read hands the memory of the container whose first process is init to sink: of each process of its tree, as
@@ -94,7 +101,9 @@ func (r *Reader) read(ctx context.Context, init int, sink Sink) (Stats, error) {
 		return Stats{}, err
 	}
 	var stats Stats
-	err = r.work(ctx, sink, &stats, tree.hand)
+	pass, used := r.Filter.begin(time.Now()), tree.usedByAll()
+	err = r.work(ctx, sink, &stats, func(give func(job) error) error { return tree.hand(r.Filter, pass, give) })
+	stats.PagesMissed = r.Filter.end(pass, used)
 	if err == nil && stats.denied && stats.Tasks == 0 {
 		err = fmt.Errorf("no task may be read (CAP_SYS_PTRACE is needed): %w", fs.ErrPermission)
 	}
@@ -102,8 +111,19 @@ func (r *Reader) read(ctx context.Context, init int, sink Sink) (Stats, error) {
 }
 
 // hand gives out the work: each process, then each shared object. The objects are looked for in a job of its own, so that
-// it counts as work as well.
-func (t *tree) hand(give func(job) error) error {
+// it counts as work as well; so are soft-dirty bits cleared, before any page is read.
+func (t *tree) hand(f *Filter, pass pass, give func(job) error) error {
+	if pass == passFresh {
+		done := make(chan struct{})
+		if err := give(func(ctx context.Context, w *worker) error {
+			defer close(done)
+			f.clear(t)
+			return w.pause(ctx)
+		}); err != nil {
+			return err
+		}
+		<-done
+	}
 	found := make(chan []object, 1)
 	if err := give(func(ctx context.Context, w *worker) error {
 		objects, err := t.objects(ctx, w)
@@ -113,7 +133,7 @@ func (t *tree) hand(give func(job) error) error {
 		return err
 	}
 	for _, pid := range t.pids {
-		if err := give(func(ctx context.Context, w *worker) error { return w.task(ctx, t, pid) }); err != nil {
+		if err := give(func(ctx context.Context, w *worker) error { return w.task(ctx, t, pid, f, pass) }); err != nil {
 			return err
 		}
 	}
@@ -133,6 +153,7 @@ type worker struct {
 	limit  *Limit
 	sink   Sink
 	buf    []byte
+	words  []uint64 // of as many pages
 	finder finder
 	stats  Stats
 	spent  time.Duration // of the thread's CPU time, as far as it is accounted for
@@ -142,7 +163,7 @@ type worker struct {
 func (w *worker) run(ctx context.Context, jobs <-chan job) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	w.buf = make([]byte, bufferSize)
+	w.buf, w.words = make([]byte, bufferSize), make([]uint64, 2*bufferSize/pageSize)
 	began := threadTime()
 	w.spent = began
 	defer func() { w.stats.CPUSeconds = (threadTime() - began).Seconds() }()

@@ -273,27 +273,27 @@ func TestParseArea(t *testing.T) {
 	}{
 		{
 			name: "anonymous", line: "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ",
-			want: area{start: 0x7f0000000000, end: 0x7f0000001000, readable: true, private: true, device: "00:00"},
+			want: area{start: 0x7f0000000000, end: 0x7f0000001000, readable: true, private: true, flags: "rw-p", device: "00:00"},
 		},
 		{
 			name: "file with blanks", line: "1000-2000 ---p 00000000 fe:01 77                         /a b (deleted)",
-			want: area{start: 0x1000, end: 0x2000, private: true, device: "fe:01", inode: 77, name: "/a b (deleted)"},
+			want: area{start: 0x1000, end: 0x2000, private: true, flags: "---p", device: "fe:01", inode: 77, name: "/a b (deleted)"},
 		},
 		{
 			name: "shared", line: "1000-2000 rw-s 00000000 00:01 9    /dev/zero (deleted)", kernel: true, shared: true,
-			want: area{start: 0x1000, end: 0x2000, readable: true, device: "00:01", inode: 9, name: "/dev/zero (deleted)"},
+			want: area{start: 0x1000, end: 0x2000, readable: true, flags: "rw-s", device: "00:01", inode: 9, name: "/dev/zero (deleted)"},
 		},
 		{
 			name: "vvar", line: "1000-2000 r--p 00000000 00:00 0    [vvar_vclock]", kernel: true,
-			want: area{start: 0x1000, end: 0x2000, readable: true, private: true, device: "00:00", name: "[vvar_vclock]"},
+			want: area{start: 0x1000, end: 0x2000, readable: true, private: true, flags: "r--p", device: "00:00", name: "[vvar_vclock]"},
 		},
 		{
 			name: "vsyscall", line: "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0    [vsyscall]", kernel: true,
-			want: area{start: 0xffffffffff600000, end: 0xffffffffff601000, private: true, device: "00:00", name: "[vsyscall]"},
+			want: area{start: 0xffffffffff600000, end: 0xffffffffff601000, private: true, flags: "--xp", device: "00:00", name: "[vsyscall]"},
 		},
 		{
 			name: "named", line: "1000-2000 r--p 00000000 00:00 0    [anon:Go: heap]",
-			want: area{start: 0x1000, end: 0x2000, readable: true, private: true, device: "00:00", name: "[anon:Go: heap]"},
+			want: area{start: 0x1000, end: 0x2000, readable: true, private: true, flags: "r--p", device: "00:00", name: "[anon:Go: heap]"},
 		},
 		{name: "cut off", line: "1000-2000 rw-p 0000", bad: true},
 		{name: "empty", line: "", bad: true},

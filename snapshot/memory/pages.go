@@ -29,8 +29,8 @@ const (
 // span is a stretch of populated pages.
 type span struct{ start, end uint64 }
 
-// area reads the populated pages of a.
-func (w *worker) area(ctx context.Context, p *process, a area) error {
+// area reads the populated pages of a, but for those that look leaves out.
+func (w *worker) area(ctx context.Context, p *process, a area, look *look) error {
 	faults := 0
 	for from := a.start; from < a.end && faults < maxFaults; {
 		spans, next, skipped, err := w.finder.find(p.pages, from, a.end)
@@ -39,7 +39,8 @@ func (w *worker) area(ctx context.Context, p *process, a area) error {
 			return nil
 		}
 		w.stats.PagesSkipped += skipped
-		fault, read, err := w.spans(ctx, p, a, spans)
+		spans = look.wanted(w, p, spans)
+		fault, read, err := w.spans(ctx, p, a, spans, look)
 		if err != nil {
 			return err
 		}
@@ -56,10 +57,11 @@ func (w *worker) area(ctx context.Context, p *process, a area) error {
 }
 
 // spans reads spans by buffers. fault is the address of a page that cannot be read, at which it stopped.
-func (w *worker) spans(ctx context.Context, p *process, a area, spans []span) (fault uint64, read int, _ error) {
+func (w *worker) spans(ctx context.Context, p *process, a area, spans []span, look *look) (fault uint64, read int, _ error) {
 	var batch []span
 	for len(spans) > 0 {
 		batch, spans = cut(batch[:0], spans)
+		look.before(w, p, batch)
 		n := w.fill(p, a, batch)
 		if !p.alive() {
 			// Another process may have been read under its PID.
@@ -67,24 +69,36 @@ func (w *worker) spans(ctx context.Context, p *process, a area, spans []span) (f
 			return batch[0].start, read, nil
 		}
 		read += n
-		left, at := n, 0
-		for _, s := range batch {
-			take := min(left, int(s.end-s.start))
-			if take > 0 {
-				if err := w.deliver(ctx, p.task, s.start, w.buf[at:at+take]); err != nil {
-					return 0, read, err
-				}
-			}
-			at, left = at+take, left-take
-			if take < int(s.end-s.start) {
-				return w.force(ctx, p, s.start+uint64(take), read)
-			}
+		fault, err := w.deliverAll(ctx, p, batch, n)
+		if err != nil {
+			return 0, read, err
+		}
+		look.after(w, p, batch, n)
+		if fault != 0 {
+			return w.force(ctx, p, fault, read)
 		}
 		if err := w.pause(ctx); err != nil {
 			return 0, read, err
 		}
 	}
 	return 0, read, nil
+}
+
+// deliverAll hands on the first n bytes of batch. fault is the address of the first page that is not among them, 0 if all are.
+func (w *worker) deliverAll(ctx context.Context, p *process, batch []span, n int) (fault uint64, _ error) {
+	at := 0
+	for _, s := range batch {
+		take := min(n-at, int(s.end-s.start))
+		if take > 0 {
+			if err := w.deliver(ctx, p.task, s.start, w.buf[at:at+take]); err != nil {
+				return 0, err
+			}
+		}
+		if at += take; take < int(s.end-s.start) {
+			return s.start + uint64(take), nil
+		}
+	}
+	return 0, nil
 }
 
 // force reads the one page that could not be read with the others: where the area has meanwhile been locked against

@@ -170,7 +170,7 @@ func orGone(err error) error {
 }
 
 // task reads the private memory of one process.
-func (w *worker) task(ctx context.Context, t *tree, pid int) error {
+func (w *worker) task(ctx context.Context, t *tree, pid int, f *Filter, pass pass) error {
 	p, err := t.open(pid)
 	if err != nil {
 		w.gone(err)
@@ -182,6 +182,7 @@ func (w *worker) task(ctx context.Context, t *tree, pid int) error {
 		return nil
 	}
 	some, end := false, uint64(0)
+	look, before := &look{Filter: f, pass: pass, task: f.taskOf(p)}, w.stats.PagesRead
 	for a := range areasOf(p.maps) {
 		some = true
 		// Areas that grew meanwhile begin before the end of the last one.
@@ -191,7 +192,7 @@ func (w *worker) task(ctx context.Context, t *tree, pid int) error {
 		}
 		end = a.end
 		w.stats.Areas++
-		if err := w.area(ctx, p, a); err != nil {
+		if err := w.area(ctx, p, a, look.at(a)); err != nil {
 			return err
 		}
 		if err := w.pause(ctx); err != nil {
@@ -200,6 +201,9 @@ func (w *worker) task(ctx context.Context, t *tree, pid int) error {
 	}
 	if some {
 		w.stats.Tasks++
+	}
+	if pass == passDirty && look.task == nil {
+		f.note(passed{read: w.stats.PagesRead - before}) // a round that clears the bits would learn them
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type Scanner struct {
 	Proc string
 	// HostRoot is where the host's root is seen, whose cgroups are those that Proc names. Empty: throttling is not measured.
 	HostRoot string
+	// Filters leave pages out that were not written to since they were last read; nil: none.
+	Filters *Filters
 }
 
 var _ snapshot.Scanner = Scanner{}
@@ -28,7 +30,7 @@ var _ snapshot.Scanner = Scanner{}
 // Scan implements snapshot.Scanner.
 func (s Scanner) Scan(ctx context.Context, c snapshot.Container, share float64, sink snapshot.ScanSink) (snapshot.Scan, error) {
 	limit := NewLimit(share)
-	reader := Reader{Proc: s.Proc, Limit: limit}
+	reader := Reader{Proc: s.Proc, Limit: limit, Filter: s.Filters.Of(c.ID)}
 	stats, err := reader.Read(ctx, c.PID, func(ctx context.Context, task string, address uint64, pages []byte) error {
 		elsewhere, err := sink(ctx, task, address, pages)
 		if err == nil && elsewhere > 0 {
@@ -36,8 +38,14 @@ func (s Scanner) Scan(ctx context.Context, c snapshot.Container, share float64, 
 		}
 		return err
 	})
-	return snapshot.Scan{Bytes: stats.BytesRead, CPU: time.Duration(stats.CPUSeconds * float64(time.Second))}, err
+	return snapshot.Scan{
+		Bytes: stats.BytesRead + stats.PagesKept*int64(pageSize), Unread: stats.PagesKept * int64(pageSize), Missed: stats.PagesMissed,
+		Tracked: reader.Filter.trusted(), CPU: time.Duration(stats.CPUSeconds * float64(time.Second)),
+	}, err
 }
+
+// Forget implements snapshot.Scanner.
+func (s Scanner) Forget(id string) { s.Filters.Forget(id) }
 
 // tick is the unit of times in /proc/PID/stat: USER_HZ is 100 wherever Linux runs. Source: proc_pid_stat(5).
 const tick = 10 * time.Millisecond

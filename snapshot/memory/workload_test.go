@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleVariable makes the test binary a workload: quiet, child, racing, execs, big.
+// roleVariable makes the test binary a workload: quiet, child, racing, execs, tracked, trackedChild, big.
 const roleVariable = "LIFEBOAT_MEMORY_ROLE"
 
 func TestMain(m *testing.M) {
@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 		racing(os.Stdout)
 	case "execs":
 		execs()
+	case "tracked":
+		tracked(os.Stdout)
+	case "trackedChild":
+		trackedChild()
 	case "big":
 		big(os.Stdout)
 	default:

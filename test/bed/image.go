@@ -29,7 +29,12 @@ func (c *Cluster) PushRootfs(ctx context.Context, name, layerTar string, cfg v1.
 // BinaryImage makes an image of nothing but the given files (path in the image to local file) and pushes it. Names and
 // the result are as in PushRootfs.
 func (c *Cluster) BinaryImage(ctx context.Context, name string, files map[string]string, cfg v1.Config) (string, error) {
-	reference, err := oci.PushFiles(ctx, local(c.state.RegistryPort), name, c.dir.Path("tmp"), files, cfg)
+	return c.FilesImage(ctx, name, "", files, cfg)
+}
+
+// FilesImage is BinaryImage with the files in a layer over layerTar, a tar of a root file system (DebianRootfs).
+func (c *Cluster) FilesImage(ctx context.Context, name, layerTar string, files map[string]string, cfg v1.Config) (string, error) {
+	reference, err := oci.PushFiles(ctx, local(c.state.RegistryPort), name, c.dir.Path("tmp"), layerTar, files, cfg)
 	return bedlayout.Registry + "/" + reference, err
 }
 

@@ -13,7 +13,7 @@ import (
 // hostPackages maps the commands that the bed needs from the machine to the Debian packages that bring them.
 var hostPackages = map[string]string{
 	"debootstrap": "debootstrap", "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "tar": "tar",
-	"gcc": "gcc", "buildah": "buildah",
+	"gcc": "gcc", "buildah": "buildah", "qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs",
 }
 
 // needsHeaders lists what a package needs beside itself to be of use without Recommends.

@@ -14,6 +14,8 @@ type Prepared struct {
 	Versitygw string
 	// Minio is the program of another S3 server, which no bed runs.
 	Minio string
+	// VM is for tests that need soft-dirty tracking.
+	VM VM
 }
 
 // Prepare installs, builds and caches whatever the first Up would and the tests' MinIO, without bringing anything up. It
@@ -44,7 +46,11 @@ func Prepare(ctx context.Context, progress io.Writer) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	return Prepared{Root: root, Versitygw: filepath.Join(tools, "versitygw"), Minio: filepath.Join(minio, "minio")}, nil
+	vm, err := prepareVM(ctx, p)
+	if err != nil {
+		return Prepared{}, err
+	}
+	return Prepared{Root: root, Versitygw: filepath.Join(tools, "versitygw"), Minio: filepath.Join(minio, "minio"), VM: vm}, nil
 }
 
 // Versitygw builds and caches the S3 server alone, and returns its path.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 // codecs are the Writer's, with the CPU seconds that a GiB of raw pages may cost under each.
@@ -38,19 +40,19 @@ func (l *storeLab) measureCost(ctx context.Context, set *images.Set) error {
 			if err != nil {
 				return err
 			}
-			if err := l.take(writing(under.name), func() error { return c.write(ctx, set) }); err != nil {
+			if err := l.Take(writing(under.name), func() error { return c.write(ctx, set) }); err != nil {
 				return err
 			}
 			if err := l.seal(sealing(under.name), c.last.StoredBytes); err != nil {
 				return err
 			}
 		}
-		err := l.take(plainZstd, func() error {
+		err := l.Take(plainZstd, func() error {
 			var streams []io.Reader
 			for _, space := range set.Spaces {
 				streams = append(streams, bytes.NewReader(space.Pages))
 			}
-			return compress(io.Discard, io.MultiReader(streams...))
+			return rig.Zstd(io.Discard, io.MultiReader(streams...))
 		})
 		if err != nil {
 			return err
@@ -71,7 +73,7 @@ func (l *storeLab) seal(name string, size int64) error {
 	}
 	frame, nonce := makePages(sealedAtOnce), make([]byte, gcm.NonceSize())
 	sealed := make([]byte, 0, sealedAtOnce+gcm.Overhead())
-	return l.take(name, func() error {
+	return l.Take(name, func() error {
 		for ; size > 0; size -= sealedAtOnce {
 			sealed = gcm.Seal(sealed[:0], nonce, frame[:min(size, sealedAtOnce)], nil)
 		}
@@ -79,16 +81,18 @@ func (l *storeLab) seal(name string, size int64) error {
 	})
 }
 
-func (l *storeLab) costRows() []Row {
-	cost := func(name string) float64 { return l.median(cpu(name)) / (l.raw / gib) }
-	row := func(name string, value float64) Row { return Row{Name: name, Value: value, Unit: "CPU s/GiB"} }
-	var rows []Row
+func (l *storeLab) costRows() []rows.Row {
+	cost := func(name string) float64 { return l.Median(rows.CPU(name)) / (l.raw / gib) }
+	row := func(name string, value float64) rows.Row {
+		return rows.Row{Name: name, Value: value, Unit: "CPU s/GiB"}
+	}
+	var all []rows.Row
 	for _, under := range codecs {
 		ours, encryption := cost(writing(under.name)), cost(sealing(under.name))
-		rows = append(rows,
-			row(writing(under.name), ours).versus(bound, under.bound).wants(Target{Bound: 1}),
-			row(writing(under.name), ours).versus(plainZstd, cost(plainZstd)),
-			row(sealing(under.name), encryption).versus(writing(under.name)+" in all", ours))
+		all = append(all,
+			row(writing(under.name), ours).Versus(bound, under.bound).Wants(rows.Target{Bound: 1}),
+			row(writing(under.name), ours).Versus(plainZstd, cost(plainZstd)),
+			row(sealing(under.name), encryption).Versus(writing(under.name)+" in all", ours))
 	}
-	return rows
+	return all
 }

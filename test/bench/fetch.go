@@ -10,6 +10,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/open"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 const (
@@ -41,13 +42,13 @@ func (l *storeLab) measureFetch(ctx context.Context, t *trainer, set *images.Set
 			return fmt.Errorf("clear folder: %w", err)
 		}
 		asked, err := c.counting(func() error {
-			return l.take(restoring, func() error { return c.fetch(ctx, folder) })
+			return l.Take(restoring, func() error { return c.fetch(ctx, folder) })
 		})
 		if err != nil {
 			return err
 		}
-		l.add(restoreGets, asked.gets)
-		l.add(getsBound, putsAllowed(asked.getBytes))
+		l.Add(restoreGets, asked.gets)
+		l.Add(getsBound, putsAllowed(asked.getBytes))
 		if err := sameImages(set, folder); err != nil {
 			return err
 		}
@@ -68,12 +69,12 @@ func sameImages(set *images.Set, folder string) (err error) {
 	return images.Changed(set, fetched, func([]byte) error { return errors.New("fetched pages differ from the dump's") })
 }
 
-func (l *storeLab) fetchRows() []Row {
-	return []Row{
-		Row{Name: "restore from disk: get, decode, verify", Value: l.raw / 1e9 / l.median(wall(restoring)), Unit: "GB/s raw"}.
-			versus(bound, 0.5).wants(Target{AtLeast: true, Bound: 1}),
-		Row{Name: cpu("restore from disk"), Value: l.median(cpu(restoring)) / (l.raw / gib), Unit: "CPU s/GiB"},
-		Row{Name: restoreGets, Value: l.median(restoreGets), Unit: "GETs"}.
-			versus("2 + ceil(bytes / 16 MiB) + 1", l.median(getsBound)),
+func (l *storeLab) fetchRows() []rows.Row {
+	return []rows.Row{
+		rows.Row{Name: "restore from disk: get, decode, verify", Value: l.raw / 1e9 / l.Median(rows.Wall(restoring)), Unit: "GB/s raw"}.
+			Versus(bound, 0.5).Wants(rows.Target{AtLeast: true, Bound: 1}),
+		rows.Row{Name: rows.CPU("restore from disk"), Value: l.Median(rows.CPU(restoring)) / (l.raw / gib), Unit: "CPU s/GiB"},
+		rows.Row{Name: restoreGets, Value: l.Median(restoreGets), Unit: "GETs"}.
+			Versus("2 + ceil(bytes / 16 MiB) + 1", l.Median(getsBound)),
 	}
 }

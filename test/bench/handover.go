@@ -4,23 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/test/bed"
-	"github.com/lifeboat-dev/lifeboat/test/deploy"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
-// source is the node that jobs start on, window what a notice leaves it.
-const (
-	source = "a"
-	window = 2 * time.Minute
-)
+// window is what a notice leaves the node.
+const window = 2 * time.Minute
 
 // Names of what is measured beyond the steps of ours.
 const (
@@ -65,32 +59,25 @@ var (
 
 // handoverLab is a bed with Lifeboat and the image of the job.
 type handoverLab struct {
-	series
-	bed    *bed.Cluster
-	kube   *deploy.Kube
-	node   *bed.Node
-	image  string
-	folder string
+	rows.Series
+	*rig.Rig
+	image string
 }
 
 // measureHandover has a job handed from node to node of a test bed of its own, and measures against what a script with
 // kubelet's checkpoint API, zstd and an S3 client would do, and against runc alone, for a job of the same kind.
-func measureHandover(ctx context.Context, o Options, folder string) (rows []Row, err error) {
+func measureHandover(ctx context.Context, o Options, folder string) (_ []rows.Row, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
-	l := &handoverLab{series: series{}, folder: folder}
-	if l.bed, err = bed.Up(ctx, bed.Options{Dir: filepath.Join(o.Root, "build", "bench-bed"), Progress: o.Progress}); err != nil {
+	l := &handoverLab{Series: rows.Series{}}
+	if l.Rig, err = rig.Open(ctx, o.Root, o.Progress); err != nil {
 		return nil, err
 	}
-	defer func() {
-		after := context.WithoutCancel(ctx)
-		if err != nil {
-			logs := filepath.Join(os.TempDir(), "lifeboat-bench-logs")
-			fmt.Fprintln(o.Progress, "bench: logs are in", logs, deploy.CollectLogs(after, l.bed, logs))
-		}
-		err = errors.Join(err, l.bed.Down(after))
-	}()
-	if err := l.install(ctx, o); err != nil {
+	defer func() { err = l.Close(ctx, err) }()
+	if err := l.Install(ctx); err != nil {
+		return nil, err
+	}
+	if l.image, err = l.ProgramImage(ctx, "./test/e2e/counter", folder); err != nil {
 		return nil, err
 	}
 	for round := range rounds {
@@ -111,35 +98,16 @@ func (l *handoverLab) round(ctx context.Context, n int) error {
 	return l.ours(ctx, fmt.Sprintf("ours-%d", n))
 }
 
-func (l *handoverLab) install(ctx context.Context, o Options) error {
-	image, err := deploy.BuildImage(ctx, l.bed, o.Progress)
-	if err != nil {
-		return err
-	}
-	if l.kube, err = deploy.Install(ctx, l.bed, deploy.Options{Image: image}); err != nil {
-		return fmt.Errorf("install Lifeboat: %w", err)
-	}
-	if l.node, err = l.bed.Node(source); err != nil {
-		return err
-	}
-	counter := filepath.Join(l.folder, "counter")
-	if err := bed.BuildBinary(ctx, "./test/e2e/counter", counter); err != nil {
-		return err
-	}
-	l.image, err = l.bed.BinaryImage(ctx, "counter", map[string]string{"/counter": counter}, v1.Config{Entrypoint: []string{"/counter"}})
-	return err
-}
-
 // ours measures one hand-over: the notice, and all that follows until the job goes on.
 func (l *handoverLab) ours(ctx context.Context, name string) error {
 	if _, err := l.startJob(ctx, name, true); err != nil {
 		return err
 	}
 	announced := time.Now()
-	if err := l.node.Notice(ctx, "terminate", announced.Add(window).UTC().Truncate(time.Second)); err != nil {
+	if err := l.Node.Notice(ctx, "terminate", announced.Add(window).UTC().Truncate(time.Second)); err != nil {
 		return err
 	}
-	c, err := l.kube.WaitCheckpoint(ctx, metav1.NamespaceDefault, name, "restored", func(c *v1alpha1.Checkpoint) bool {
+	c, err := l.Kube.WaitCheckpoint(ctx, metav1.NamespaceDefault, name, "restored", func(c *v1alpha1.Checkpoint) bool {
 		return c.Status.IsTrue(v1alpha1.ConditionRestored)
 	})
 	if err != nil {
@@ -150,32 +118,32 @@ func (l *handoverLab) ours(ctx context.Context, name string) error {
 		if from == nil || to == nil {
 			return fmt.Errorf("timeline of %s lacks a moment of %q", name, s.name)
 		}
-		l.add(s.name, to.Sub(from.Time).Seconds())
+		l.Add(s.name, to.Sub(from.Time).Seconds())
 	}
-	l.add(seen, c.Status.Timeline.Notice.Sub(announced).Seconds())
-	l.add(storedSize, float64(c.Status.Generation.StoredBytes)/mib)
-	return errors.Join(l.calm(ctx), l.removeJob(ctx, name))
+	l.Add(seen, c.Status.Timeline.Notice.Sub(announced).Seconds())
+	l.Add(storedSize, float64(c.Status.Generation.StoredBytes)/mib)
+	return errors.Join(l.Calm(ctx), l.Remove(ctx, name))
 }
 
-func (l *handoverLab) rows() []Row {
+func (l *handoverLab) rows() []rows.Row {
 	// Theirs freezes within, and has CRIU lock the network; the kubelet's also writes the tar.
-	seconds := func(s stage) Row { return Row{Name: s.name, Value: l.median(s.name), Unit: "s"} }
-	rows := []Row{
-		seconds(stopping).versus(runcDump, l.median(runcDump)),
-		seconds(dumping).versus(runcDump, l.median(runcDump)),
-		seconds(dumping).versus(kubeletDump, l.median(kubeletDump)),
-		seconds(upload).versus("zstd, then PUT", l.median(zstdTar)+l.median(putTar)),
-		seconds(upload).versus("zstd | PUT", l.median(pipedTar)),
-		seconds(saving).versus("kubelet, zstd, then PUT", l.median(kubeletDump)+l.median(zstdTar)+l.median(putTar)),
-		seconds(saving).versus("kubelet, zstd | PUT", l.median(kubeletDump)+l.median(pipedTar)),
+	seconds := func(s stage) rows.Row { return rows.Row{Name: s.name, Value: l.Median(s.name), Unit: "s"} }
+	all := []rows.Row{
+		seconds(stopping).Versus(runcDump, l.Median(runcDump)),
+		seconds(dumping).Versus(runcDump, l.Median(runcDump)),
+		seconds(dumping).Versus(kubeletDump, l.Median(kubeletDump)),
+		seconds(upload).Versus("zstd, then PUT", l.Median(zstdTar)+l.Median(putTar)),
+		seconds(upload).Versus("zstd | PUT", l.Median(pipedTar)),
+		seconds(saving).Versus("kubelet, zstd, then PUT", l.Median(kubeletDump)+l.Median(zstdTar)+l.Median(putTar)),
+		seconds(saving).Versus("kubelet, zstd | PUT", l.Median(kubeletDump)+l.Median(pipedTar)),
 		seconds(downtime), // theirs has no restore
 		// Both hold the same random memory; ours has the volumes besides, theirs the tar's padding.
-		Row{Name: storedSize, Value: l.median(storedSize), Unit: "MiB"}.
-			versus(tarSize, l.median(tarSize)).wants(Target{Bound: 1.05}),
-		{Name: seen, Value: l.median(seen), Unit: "s"},
+		rows.Row{Name: storedSize, Value: l.Median(storedSize), Unit: "MiB"}.
+			Versus(tarSize, l.Median(tarSize)).Wants(rows.Target{Bound: 1.05}),
+		{Name: seen, Value: l.Median(seen), Unit: "s"},
 	}
 	for _, s := range steps {
-		rows = append(rows, seconds(s))
+		all = append(all, seconds(s))
 	}
-	return rows
+	return all
 }

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
@@ -23,7 +24,7 @@ const (
 // jobPod is a pod of test/e2e/counter that prefers the source node.
 func jobPod(name, image string, protect bool) *corev1.Pod {
 	second, id := int64(1), int64(65534)
-	here := corev1.NodeSelectorRequirement{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{source}}
+	here := corev1.NodeSelectorRequirement{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{rig.Source}}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1alpha1.LabelProtect: strconv.FormatBool(protect)}},
 		Spec: corev1.PodSpec{
@@ -46,18 +47,18 @@ func jobPod(name, image string, protect bool) *corev1.Pod {
 
 // startJob starts a job and waits until it has filled its memory and settled; where it is to be protected, until it is.
 func (l *handoverLab) startJob(ctx context.Context, name string, protect bool) (*corev1.Pod, error) {
-	pods := l.kube.CoreV1().Pods(metav1.NamespaceDefault)
+	pods := l.Kube.CoreV1().Pods(metav1.NamespaceDefault)
 	if _, err := pods.Create(ctx, jobPod(name, l.image, protect), metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create job: %w", err)
 	}
-	pod, err := l.kube.WaitPod(ctx, metav1.NamespaceDefault, name, "ready", func(p *corev1.Pod) (bool, error) {
+	pod, err := l.Kube.WaitPod(ctx, metav1.NamespaceDefault, name, "ready", func(p *corev1.Pod) (bool, error) {
 		return deploy.PodReady(p), nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	if pod.Spec.NodeName != source {
-		return nil, fmt.Errorf("job %s is on node %s, want %s", name, pod.Spec.NodeName, source)
+	if pod.Spec.NodeName != rig.Source {
+		return nil, fmt.Errorf("job %s is on node %s, want %s", name, pod.Spec.NodeName, rig.Source)
 	}
 	err = deploy.Until(ctx, fmt.Sprintf("step %d of %s", settled, name), func(ctx context.Context) (bool, string, error) {
 		said, err := pods.GetLogs(name, &corev1.PodLogOptions{}).DoRaw(ctx)
@@ -66,36 +67,8 @@ func (l *handoverLab) startJob(ctx context.Context, name string, protect bool) (
 	if err != nil || !protect {
 		return pod, err
 	}
-	_, err = l.kube.WaitCheckpoint(ctx, metav1.NamespaceDefault, name, "protectable", func(c *v1alpha1.Checkpoint) bool {
+	_, err = l.Kube.WaitCheckpoint(ctx, metav1.NamespaceDefault, name, "protectable", func(c *v1alpha1.Checkpoint) bool {
 		return c.Status.IsTrue(v1alpha1.ConditionProtectable)
 	})
 	return pod, err
-}
-
-// removeJob deletes the job and its Checkpoint until both are gone.
-func (l *handoverLab) removeJob(ctx context.Context, name string) error {
-	return deploy.Until(ctx, "end of "+name, func(ctx context.Context) (bool, string, error) {
-		out, err := l.kube.Kubectl(ctx, nil, "-n", metav1.NamespaceDefault, "delete", "checkpoint/"+name, "pod/"+name,
-			"--ignore-not-found", "--force", "--grace-period=0", "--wait=false")
-		return err == nil && out == "", out, err
-	})
-}
-
-// calm takes the notice back and waits until the source node takes pods again.
-func (l *handoverLab) calm(ctx context.Context) error {
-	if err := l.node.ClearNotice(ctx); err != nil {
-		return err
-	}
-	return deploy.Until(ctx, "node "+source+" without taint", func(ctx context.Context) (bool, string, error) {
-		node, err := l.kube.CoreV1().Nodes().Get(ctx, source, metav1.GetOptions{})
-		if err != nil {
-			return false, err.Error(), nil
-		}
-		for _, taint := range node.Spec.Taints {
-			if taint.Key == v1alpha1.TaintEvacuating {
-				return false, "tainted", nil
-			}
-		}
-		return true, "", nil
-	})
 }

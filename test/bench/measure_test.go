@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -17,14 +18,6 @@ func TestParsePeak(t *testing.T) {
 		_, err := parsePeak(spoilt)
 		require.Error(t, err, spoilt)
 	}
-}
-
-func TestParseBusy(t *testing.T) {
-	busy, err := parseBusy("cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
-	require.NoError(t, err)
-	require.InDelta(t, 1.71, busy, 1e-9, "idle, waiting and guests aside")
-	_, err = parseBusy("cpu0 1 2 3 4 5 6 7 8 9 10\n")
-	require.Error(t, err)
 }
 
 func TestCompareSums(t *testing.T) {
@@ -92,4 +85,22 @@ func TestFolderSize(t *testing.T) {
 
 func TestMemoryBound(t *testing.T) {
 	require.InDelta(t, 64+2*(85+224), memoryBound(16), 0, "16 GiB are 4 Mi blocks of 56 bytes")
+}
+
+func TestParts(t *testing.T) {
+	require.ErrorContains(t, Run(t.Context(), Options{Parts: []string{"stor"}}), "handover, snapshot, store")
+}
+
+func TestMakePages(t *testing.T) {
+	const size = 8 << 20
+	pages := makePages(size)
+	require.Len(t, pages, size)
+	zero := make([]byte, pageSize)
+	zeros := 0
+	for at := 0; at < size; at += pageSize {
+		if bytes.Equal(pages[at:at+pageSize], zero) {
+			zeros++
+		}
+	}
+	require.InDelta(t, 1.0/3, float64(zeros)*pageSize/size, 0.05)
 }

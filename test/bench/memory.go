@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 // MemoryVerb is the argument under which the bench's own program calls MeasureMemory; a number of GiB follows.
@@ -132,21 +133,21 @@ func (l *storeLab) measureMemory(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("measure memory: %w", err)
 		}
-		l.add(peakMemory+strconv.Itoa(size), float64(kib)/1024)
+		l.Add(peakMemory+strconv.Itoa(size), float64(kib)/1024)
 	}
 	return nil
 }
 
-func (l *storeLab) memoryRows() []Row {
-	peak := func(size int) float64 { return l.median(peakMemory + strconv.Itoa(size)) }
+func (l *storeLab) memoryRows() []rows.Row {
+	peak := func(size int) float64 { return l.Median(peakMemory + strconv.Itoa(size)) }
 	small, large := memorySizes[0], memorySizes[len(memorySizes)-1]
 	perGiB := (peak(large) - peak(small)) / float64(large-small)
 	fixed := peak(small) - perGiB*float64(small)
-	row := func(name string, value float64) Row { return Row{Name: name, Value: value, Unit: "MiB"} }
-	var rows []Row
+	row := func(name string, value float64) rows.Row { return rows.Row{Name: name, Value: value, Unit: "MiB"} }
+	var all []rows.Row
 	for _, size := range memorySizes {
-		rows = append(rows, row(peakMemory+strconv.Itoa(size), peak(size)).
-			versus("64 MiB and twice what Writer states", memoryBound(size)).wants(Target{Bound: 1}))
+		all = append(all, row(peakMemory+strconv.Itoa(size), peak(size)).
+			Versus("64 MiB and twice what Writer states", memoryBound(size)).Wants(rows.Target{Bound: 1}))
 	}
-	return append(rows, row("memory of a write, fixed part", fixed), row("memory of a write, for each GiB", perGiB))
+	return append(all, row("memory of a write, fixed part", fixed), row("memory of a write, for each GiB", perGiB))
 }

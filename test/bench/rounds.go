@@ -14,6 +14,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/store/mem"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 // deltas is how many rounds of change a process goes through.
@@ -109,12 +110,12 @@ func (l *storeLab) saveRound(ctx context.Context, t *trainer, c *chain, of chang
 	if round == 0 {
 		name = theBase
 	}
-	l.add(name+oursRound, put.putBytes/mib)
-	l.add(name+resticRound, float64(grown)/mib)
-	l.add(name+zstdRound, float64(packed)/mib)
-	l.add(name+pagesRound, 100*float64(pages)*images.PageSize/float64(after.PageBytes()))
-	l.add(name+putsRound, put.puts)
-	l.add(name+putsBound, putsAllowed(put.putBytes))
+	l.Add(name+oursRound, put.putBytes/mib)
+	l.Add(name+resticRound, float64(grown)/mib)
+	l.Add(name+zstdRound, float64(packed)/mib)
+	l.Add(name+pagesRound, 100*float64(pages)*images.PageSize/float64(after.PageBytes()))
+	l.Add(name+putsRound, put.puts)
+	l.Add(name+putsBound, putsAllowed(put.putBytes))
 	return nil
 }
 
@@ -169,7 +170,7 @@ func (l *storeLab) readAfterRounds(ctx context.Context, t *trainer, c *chain, of
 	if err != nil {
 		return fmt.Errorf("rewrite: %w", err)
 	}
-	l.add(of.name+rewritePut, asked.putBytes/mib)
+	l.Add(of.name+rewritePut, asked.putBytes/mib)
 	return l.readOnce(ctx, t, c, of.name+afterUpkeep)
 }
 
@@ -183,48 +184,48 @@ func (l *storeLab) readOnce(ctx context.Context, t *trainer, c *chain, name stri
 	if err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
-	l.add(name, asked.getBytes/mib)
+	l.Add(name, asked.getBytes/mib)
 	return nil
 }
 
 // putsAllowed is the bound on the PUTs of a generation.
 func putsAllowed(bytes float64) float64 { return 2 + math.Ceil(bytes/packSize) + 1 }
 
-func (l *storeLab) roundRows() []Row {
-	first := Row{Name: theBase + ": put", Value: l.median(theBase + oursRound), Unit: "MiB"}
-	rows := []Row{
-		first.versus("restic", l.median(theBase+resticRound)),
-		first.versus("zstd of all pages", l.median(theBase+zstdRound)).wants(Target{Bound: inWindow}),
+func (l *storeLab) roundRows() []rows.Row {
+	first := rows.Row{Name: theBase + ": put", Value: l.Median(theBase + oursRound), Unit: "MiB"}
+	all := []rows.Row{
+		first.Versus("restic", l.Median(theBase+resticRound)),
+		first.Versus("zstd of all pages", l.Median(theBase+zstdRound)).Wants(rows.Target{Bound: inWindow}),
 	}
 	for _, of := range changes {
-		row := func(name string, value float64) Row {
-			return Row{Name: of.name + ": " + name, Value: value, Unit: "MiB"}
+		row := func(name string, value float64) rows.Row {
+			return rows.Row{Name: of.name + ": " + name, Value: value, Unit: "MiB"}
 		}
 		// Until the first round is over, a process may still be settling.
-		later := func(what string) float64 { return median(l.series[of.name+what][1:]) }
-		sum := func(what string) float64 { return total(l.series[of.name+what]) }
+		later := func(what string) float64 { return rows.Median(l.Series[of.name+what][1:]) }
+		sum := func(what string) float64 { return rows.Total(l.Series[of.name+what]) }
 		const oneRound, allRounds = "put a round (median of 2 to 10)", "put in all ten rounds"
 		const changed, base = "zstd of the changed pages", "that of a fresh base"
-		restic := row(oneRound, later(oursRound)).versus("restic", later(resticRound))
+		restic := row(oneRound, later(oursRound)).Versus("restic", later(resticRound))
 		if of.target > 0 {
-			restic = restic.wants(Target{Bound: of.target})
+			restic = restic.Wants(rows.Target{Bound: of.target})
 		}
-		puts, allowed := worst(l.series[of.name+putsRound], l.series[of.name+putsBound])
-		rows = append(rows, restic,
-			row(allRounds, sum(oursRound)).versus("restic", sum(resticRound)),
-			row(oneRound, later(oursRound)).versus(changed, later(zstdRound)).wants(Target{Bound: inWindow}),
-			row(allRounds, sum(oursRound)).versus(changed, sum(zstdRound)).wants(Target{Bound: inWindow}),
-			row("read by a restore after ten rounds", l.median(of.name+afterTen)).versus(base, l.median(of.name+freshBase)),
-			row("the same, after upkeep's rewrite", l.median(of.name+afterUpkeep)).
-				versus(base, l.median(of.name+freshBase)).wants(Target{Bound: 1.25}),
-			row("put by that rewrite", l.median(of.name+rewritePut)),
-			Row{Name: of.name + ": PUTs of a round, the worst", Value: puts, Unit: "PUTs"}.
-				versus("2 + ceil(bytes / 16 MiB) + 1", allowed).wants(Target{Bound: 1}),
-			Row{Name: of.name + ": pages changed a round", Value: l.median(of.name + pagesRound), Unit: "%"},
-			Row{Name: of.name + ": mismatches after CRIU's restore", Value: l.median(of.name + restored), Unit: "pages, objects"}.
-				versus("compared", l.median(of.name+restoredAll)).wants(Target{Bound: 0}))
+		puts, allowed := worst(l.Series[of.name+putsRound], l.Series[of.name+putsBound])
+		all = append(all, restic,
+			row(allRounds, sum(oursRound)).Versus("restic", sum(resticRound)),
+			row(oneRound, later(oursRound)).Versus(changed, later(zstdRound)).Wants(rows.Target{Bound: inWindow}),
+			row(allRounds, sum(oursRound)).Versus(changed, sum(zstdRound)).Wants(rows.Target{Bound: inWindow}),
+			row("read by a restore after ten rounds", l.Median(of.name+afterTen)).Versus(base, l.Median(of.name+freshBase)),
+			row("the same, after upkeep's rewrite", l.Median(of.name+afterUpkeep)).
+				Versus(base, l.Median(of.name+freshBase)).Wants(rows.Target{Bound: 1.25}),
+			row("put by that rewrite", l.Median(of.name+rewritePut)),
+			rows.Row{Name: of.name + ": PUTs of a round, the worst", Value: puts, Unit: "PUTs"}.
+				Versus("2 + ceil(bytes / 16 MiB) + 1", allowed).Wants(rows.Target{Bound: 1}),
+			rows.Row{Name: of.name + ": pages changed a round", Value: l.Median(of.name + pagesRound), Unit: "%"},
+			rows.Row{Name: of.name + ": mismatches after CRIU's restore", Value: l.Median(of.name + restored), Unit: "pages, objects"}.
+				Versus("compared", l.Median(of.name+restoredAll)).Wants(rows.Target{Bound: 0}))
 	}
-	return rows
+	return all
 }
 
 // worst returns the values and bounds of the round that used most of its bound.

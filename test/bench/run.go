@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -10,7 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
+
+// rounds is how often everything is measured; rows show medians. Ours and theirs take turns, so that what else runs on
+// the machine meets both.
+const rounds = 3
 
 // Options say what to measure.
 type Options struct {
@@ -18,14 +25,19 @@ type Options struct {
 	Root string
 	// Parts are measured in this order; none means all.
 	Parts []string
+	// SizesMiB are the sizes of part snapshot's containers, Steps which of its steps are taken; none means all.
+	SizesMiB []int
+	Steps    []string
 	// Out takes the tables, Progress a line for every step.
 	Out, Progress io.Writer
 }
 
-// parts measure. folder is one of the part's own, empty, and removed afterwards.
-var parts = map[string]func(ctx context.Context, o Options, folder string) ([]Row, error){
+// parts measure. folder is one of the part's own, empty, and removed afterwards. Beside an error there may be rows, of what
+// could be measured all the same.
+var parts = map[string]func(ctx context.Context, o Options, folder string) ([]rows.Row, error){
 	"store":    measureStore,
 	"handover": measureHandover,
+	"snapshot": measureSnapshot,
 }
 
 // Run measures the parts, writes build/bench/<part>.json for each, and prints its table. A missed target is no error.
@@ -57,12 +69,12 @@ func runPart(ctx context.Context, o Options, name string) error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	defer os.RemoveAll(folder)
-	rows, err := parts[name](ctx, o, folder)
-	if err != nil {
-		return err
+	all, fault := parts[name](ctx, o, folder)
+	if fault != nil && len(all) == 0 {
+		return fault
 	}
 	var encoded bytes.Buffer
-	if err := encodeRows(&encoded, rows); err != nil {
+	if err := rows.Encode(&encoded, all); err != nil {
 		return err
 	}
 	file := filepath.Join(results, name+".json")
@@ -70,5 +82,5 @@ func runPart(ctx context.Context, o Options, name string) error {
 		return fmt.Errorf("write results: %w", err)
 	}
 	fmt.Fprintf(o.Out, "%s: medians of %d rounds where a row does not say otherwise; also in %s\n", name, rounds, file)
-	return printTable(o.Out, rows)
+	return errors.Join(fault, rows.Print(o.Out, all))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/store"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 const (
@@ -34,7 +35,7 @@ func (l *storeLab) measureScan(ctx context.Context) error {
 			return err
 		}
 		defer w.Abort(ctx)
-		err = l.take(name, func() error { return addPages(ctx, w, scanTask, runs, pages) })
+		err = l.Take(name, func() error { return addPages(ctx, w, scanTask, runs, pages) })
 		if err != nil {
 			return err
 		}
@@ -48,7 +49,7 @@ func (l *storeLab) measureScan(ctx context.Context) error {
 	}
 	for round := range rounds {
 		l.say("scan: round %d of %d, %d MiB", round+1, rounds, scanSize/mib)
-		if err := l.take("memcpy", func() error { copy(back, pages); return nil }); err != nil {
+		if err := l.Take("memcpy", func() error { copy(back, pages); return nil }); err != nil {
 			return err
 		}
 		before := c.meter.Snapshot().Put
@@ -71,10 +72,10 @@ func addScanned(ctx context.Context, w *store.Writer, size int64) error {
 	return w.AddImage(ctx, entry, scanTask, []store.Run{{Address: scanStart, Pages: size / pageSize}})
 }
 
-func (l *storeLab) scanRows() []Row {
-	rate := func(name string) float64 { return scanSize / 1e9 / l.median(wall(name)) }
-	return []Row{
-		Row{Name: "scan of unchanged pages, two workers", Value: rate("scan"), Unit: "GB/s"}.
-			versus("memcpy, one thread", rate("memcpy")).wants(Target{AtLeast: true, Bound: 0.35}),
+func (l *storeLab) scanRows() []rows.Row {
+	rate := func(name string) float64 { return scanSize / 1e9 / l.Median(rows.Wall(name)) }
+	return []rows.Row{
+		rows.Row{Name: "scan of unchanged pages, two workers", Value: rate("scan"), Unit: "GB/s"}.
+			Versus("memcpy, one thread", rate("memcpy")).Wants(rows.Target{AtLeast: true, Bound: 0.35}),
 	}
 }

@@ -8,10 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/lifeboat-dev/lifeboat/test/bed"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 const (
@@ -24,7 +23,7 @@ const (
 
 // storeLab measures package store.
 type storeLab struct {
-	series
+	rows.Series
 	folder   string
 	progress io.Writer
 	raw      float64 // bytes of memory in the dump that is written whole
@@ -33,7 +32,7 @@ type storeLab struct {
 // measureStore measures package store on real CRIU images: those of a numpy process (trainer.py) that ten rounds of
 // change of four kinds go through. Against restic and plain zstd on the same images, memcpy, and plain PUTs. The last
 // round's images come back from the store, CRIU restores the process from them, and it checks its memory.
-func measureStore(ctx context.Context, o Options, folder string) ([]Row, error) {
+func measureStore(ctx context.Context, o Options, folder string) ([]rows.Row, error) {
 	if err := bed.EnsurePackages(ctx, o.Progress); err != nil {
 		return nil, err
 	}
@@ -41,7 +40,7 @@ func measureStore(ctx context.Context, o Options, folder string) ([]Row, error) 
 	if err != nil {
 		return nil, err
 	}
-	l := &storeLab{series: series{}, folder: folder, progress: o.Progress}
+	l := &storeLab{Series: rows.Series{}, folder: folder, progress: o.Progress}
 	for n, of := range changes {
 		last := n == len(changes)-1
 		if err := l.withTrainer(ctx, o, root, of, last); err != nil {
@@ -82,8 +81,8 @@ func (l *storeLab) withTrainer(ctx context.Context, o Options, root string, of c
 		return err
 	}
 	l.say("%s: restored, %d pages and objects compared, %d mismatches", of.name, compared, mismatches)
-	l.add(of.name+restored, float64(mismatches))
-	l.add(of.name+restoredAll, float64(compared))
+	l.Add(of.name+restored, float64(mismatches))
+	l.Add(of.name+restoredAll, float64(compared))
 	if !last {
 		return nil
 	}
@@ -109,21 +108,11 @@ func (l *storeLab) measureWhole(ctx context.Context, o Options, t *trainer) (err
 	return l.measureUpload(ctx, o, set)
 }
 
-func (l *storeLab) rows() []Row {
-	rows := l.roundRows()
-	for _, more := range []func() []Row{l.scanRows, l.costRows, l.uploadRows, l.fetchRows, l.memoryRows} {
-		rows = append(rows, more()...)
+func (l *storeLab) rows() []rows.Row {
+	all := l.roundRows()
+	for _, more := range []func() []rows.Row{l.scanRows, l.costRows, l.uploadRows, l.fetchRows, l.memoryRows} {
+		all = append(all, more()...)
 	}
 	// A busy machine makes seconds longer, those of CPU too where two threads share a core.
-	return append(rows, Row{Name: "CPU that others used meanwhile", Value: l.median(otherLoad), Unit: "% of the machine"})
-}
-
-// compress writes one plain zstd stream at the fastest level.
-func compress(to io.Writer, from io.Reader) error {
-	encoder, err := zstd.NewWriter(to, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return fmt.Errorf("make zstd encoder: %w", err)
-	}
-	_, err = io.Copy(encoder, from)
-	return errors.Join(err, encoder.Close())
+	return append(all, rows.Row{Name: "CPU that others used meanwhile", Value: l.Median(rows.OtherLoad), Unit: "% of the machine"})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store/open"
 	"github.com/lifeboat-dev/lifeboat/test/bed"
 	"github.com/lifeboat-dev/lifeboat/test/bench/images"
+	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
 // rawAtOnce is how many plain PUTs are under way at a time.
@@ -63,18 +64,18 @@ func (l *storeLab) uploadRounds(ctx context.Context, server *s3Server, set *imag
 			return err
 		}
 		asked, err := c.counting(func() error {
-			return l.take(uploading+network, func() error { return c.write(ctx, set) })
+			return l.Take(uploading+network, func() error { return c.write(ctx, set) })
 		})
 		if err != nil {
 			return err
 		}
-		l.add("bytes"+uploading+network, asked.putBytes)
+		l.Add("bytes"+uploading+network, asked.putBytes)
 		if err := server.clear(ctx); err != nil {
 			return err
 		}
 		body := make([]byte, packSize)
 		_, _ = rand.Read(body) // never fails
-		err = l.take(rawPut+network, func() error { return server.putRaw(ctx, body, int64(asked.putBytes)) })
+		err = l.Take(rawPut+network, func() error { return server.putRaw(ctx, body, int64(asked.putBytes)) })
 		if err != nil {
 			return err
 		}
@@ -110,14 +111,14 @@ func (s *s3Server) clear(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (l *storeLab) uploadRows() []Row {
+func (l *storeLab) uploadRows() []rows.Row {
 	rate := func(name, network string) float64 {
-		return l.median("bytes"+uploading+network) / 1e6 / l.median(wall(name+network))
+		return l.Median("bytes"+uploading+network) / 1e6 / l.Median(rows.Wall(name+network))
 	}
-	row := func(network string) Row {
-		return Row{Name: uploading + network, Value: rate(uploading, network), Unit: "MB/s stored"}.
-			versus(rawPut, rate(rawPut, network))
+	row := func(network string) rows.Row {
+		return rows.Row{Name: uploading + network, Value: rate(uploading, network), Unit: "MB/s stored"}.
+			Versus(rawPut, rate(rawPut, network))
 	}
-	return []Row{row(narrow).wants(Target{AtLeast: true, Bound: 0.9}), row(wide),
-		{Name: cpu(uploading + wide), Value: l.median(cpu(uploading+wide)) / (l.raw / gib), Unit: "CPU s/GiB"}}
+	return []rows.Row{row(narrow).Wants(rows.Target{AtLeast: true, Bound: 0.9}), row(wide),
+		{Name: rows.CPU(uploading + wide), Value: l.Median(rows.CPU(uploading+wide)) / (l.raw / gib), Unit: "CPU s/GiB"}}
 }

@@ -23,6 +23,8 @@ type Options struct {
 	Image string
 	// MetadataEndpoint stands in place of the bed's own metadata service.
 	MetadataEndpoint string
+	// Settings are more of the configuration, as variables: "LIFEBOAT_INTERVAL=1m".
+	Settings []string
 }
 
 // binaries are what the Dockerfile copies.
@@ -82,7 +84,7 @@ func siteOf(c *bed.Cluster, o Options) (Site, error) {
 	}
 	site := Site{
 		Root: root, Work: c.Dir(),
-		Image: o.Image, MetadataEndpoint: o.MetadataEndpoint, Nodes: []string{"a", "b"},
+		Image: o.Image, MetadataEndpoint: o.MetadataEndpoint, Settings: o.Settings, Nodes: []string{"a", "b"},
 	}
 	switch o.Store {
 	case StoreFile:

@@ -43,6 +43,8 @@ type Site struct {
 	AccessKey, SecretKey string
 	// MetadataEndpoint stands in place of the cloud's metadata address; empty for the real one.
 	MetadataEndpoint string
+	// Settings are more variables of the configuration, NAME=VALUE each.
+	Settings []string
 	// Nodes are the nodes that must be ready to restore when Apply returns.
 	Nodes []string
 }

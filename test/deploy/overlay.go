@@ -158,8 +158,9 @@ func overlayOf(site Site, base string) kustomization {
 		}}},
 		SecretGenerator: []generator{{Name: keySecret, Files: []string{"key=" + keyFile}}},
 	}
+	config := &k.ConfigMapGenerator[0]
+	config.Literals = append(config.Literals, site.Settings...)
 	if site.MetadataEndpoint != "" {
-		config := &k.ConfigMapGenerator[0]
 		config.Literals = append(config.Literals, "LIFEBOAT_AWS_METADATA_ENDPOINT="+site.MetadataEndpoint)
 	}
 	if site.AccessKey != "" {

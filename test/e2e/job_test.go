@@ -138,6 +138,14 @@ func (j *job) waitCondition(ctx context.Context, kind string, status metav1.Cond
 	})
 }
 
+// waitJudged waits until the agent has said how well the pod is protected.
+func (j *job) waitJudged(ctx context.Context) *v1alpha1.Checkpoint {
+	j.t.Helper()
+	return j.wait(ctx, "status.protection", func(c *v1alpha1.Checkpoint) bool {
+		return c.Status.Protection != nil && c.Status.Pod != nil && c.Status.Protection.PodUID == c.Status.Pod.UID
+	})
+}
+
 // step is one line of the counter.
 type step struct {
 	n     int

@@ -60,6 +60,9 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
+// hasty has rounds of pre-dump come soon and take what they want: tests are short.
+var hasty = []string{"LIFEBOAT_INTERVAL=10s", "LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=1", "LIFEBOAT_NETWORK_SHARE=1"}
+
 // world is a bed with Lifeboat and the image of the job on it.
 type world struct {
 	bed      *bed.Cluster
@@ -108,7 +111,7 @@ func (w *world) install(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	if w.kube, err = deploy.Install(ctx, w.bed, deploy.Options{Image: image}); err != nil {
+	if w.kube, err = deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: hasty}); err != nil {
 		return fmt.Errorf("install Lifeboat: %w", err)
 	}
 	counter := filepath.Join(root, "build", "bin", "counter")

@@ -22,6 +22,38 @@ type Obstacle struct {
 	Message string
 }
 
+// Text is the message of a condition that names obstacles: a line for each, its reason first.
+func Text(obstacles []Obstacle) string {
+	lines := make([]string, len(obstacles))
+	for i, o := range obstacles {
+		lines[i] = o.Reason + ": " + strings.ReplaceAll(o.Message, "\n", " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Parse reads what Text has written. A line without a reason that a pod may have is not taken.
+func Parse(text string) []Obstacle {
+	var out []Obstacle
+	for line := range strings.Lines(text) {
+		reason, message, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		if ok && v1alpha1.KnownReason(v1alpha1.ConditionProtectable, reason) {
+			out = append(out, Obstacle{Reason: reason, Message: message})
+		}
+	}
+	return out
+}
+
+// Without returns those of a whose reasons b lacks.
+func Without(a, b []Obstacle) []Obstacle {
+	var out []Obstacle
+	for _, o := range a {
+		if !slices.ContainsFunc(b, func(other Obstacle) bool { return other.Reason == o.Reason }) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
 // OfPod lists everything in the pod's metadata and spec that stands in the way, the gravest first; empty for a pod
 // that can be protected.
 func OfPod(pod *corev1.Pod) []Obstacle {

@@ -7,20 +7,30 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// foundOnNode are the False reasons of ConditionDumpable.
+var foundOnNode = []string{
+	ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
+	ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped,
+	ReasonFilesTooLarge,
+}
+
+// FoundOnNode tells whether a reason is one that only a pod's running tasks and files show, and the agent of its node
+// therefore finds.
+func FoundOnNode(reason string) bool { return slices.Contains(foundOnNode, reason) }
+
 // closedReasons are the reasons that each condition type may bear.
 var closedReasons = map[string][]string{
-	ConditionProtectable: {
+	ConditionProtectable: slices.Concat([]string{
 		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
 		ReasonMultipleContainers, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
 		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid,
-		ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
-		ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped,
-		ReasonFilesTooLarge,
-	},
-	ConditionCurrent: {
+	}, foundOnNode),
+	ConditionDumpable:      slices.Concat([]string{ReasonNothingFound}, foundOnNode),
+	ConditionSettingsValid: {ReasonSettingsTaken, ReasonSettingInvalid},
+	ConditionCurrent: slices.Concat([]string{
 		ReasonWithinShare, ReasonOff, ReasonFactsRefused, ReasonFirstRound, ReasonNoSafetyDump, ReasonFreezeTooLong,
 		ReasonRoundsLate, ReasonNeighbours, ReasonMemoryTooLarge, ReasonChangesTooFast,
-	},
+	}, foundOnNode),
 	ConditionEvacuated: {
 		ReasonEvacuating, ReasonFinalGeneration, ReasonDumpFailed, ReasonBucketFailed, ReasonDeadlinePassed,
 		ReasonThawed, ReasonNoInterruption,

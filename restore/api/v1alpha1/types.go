@@ -30,7 +30,8 @@ import (
 // +kubebuilder:printcolumn:name="Window",type=string,JSONPath=`.status.protection.window`,description="time from a notice until all would be durable"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].reason`
-// +kubebuilder:printcolumn:name="Current",type=string,priority=1,JSONPath=`.status.protection.level`,description="Safe, AtRisk or Unprotected"
+// +kubebuilder:printcolumn:name="Verdict",type=string,JSONPath=`.status.protection.level`,description="Safe, AtRisk or Unprotected: what a notice that came now would find"
+// +kubebuilder:printcolumn:name="Why",type=string,JSONPath=`.status.conditions[?(@.type=="Current")].reason`
 // +kubebuilder:printcolumn:name="Evacuated",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Evacuated")].reason`
 // +kubebuilder:printcolumn:name="Restored",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`
 // +kubebuilder:selectablefield:JSONPath=`.status.pod.uid`
@@ -141,8 +142,8 @@ type CheckpointStatus struct {
 	// Conditions are of the types and reasons of this package, no others.
 	// +listType=map
 	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Current', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored', 'Tolerated'])",message="condition types are Protectable, Current, Evacuated, Durable, Released, Claimed, Restored, Tolerated"
+	// +kubebuilder:validation:MaxItems=10
+	// +kubebuilder:validation:XValidation:rule="self.all(c, c.type in ['Protectable', 'Dumpable', 'SettingsValid', 'Current', 'Evacuated', 'Durable', 'Released', 'Claimed', 'Restored', 'Tolerated'])",message="condition types are Protectable, Dumpable, SettingsValid, Current, Evacuated, Durable, Released, Claimed, Restored, Tolerated"
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
@@ -186,9 +187,9 @@ type Protection struct {
 	// +kubebuilder:validation:Enum=Safe;AtRisk;Unprotected
 	Level string `json:"level"`
 	// Dirty is how many bytes would be left to upload if a notice came at the worst moment, Window how long it would take
-	// until the pod were durable.
-	Dirty  resource.Quantity `json:"dirty"`
-	Window metav1.Duration   `json:"window"`
+	// until the pod were durable. Both are missing where nothing is predicted, for a pod that is not copied.
+	Dirty  *resource.Quantity `json:"dirty,omitempty"`
+	Window *metav1.Duration   `json:"window,omitempty"`
 }
 
 // Claim is the sole right to restore one generation.
@@ -223,8 +224,16 @@ type Timeline struct {
 
 // Condition types of a Checkpoint.
 const (
-	// ConditionProtectable: the pod can be checkpointed and restored as it stands. Owner: controller.
+	// ConditionProtectable: the pod can be checkpointed and restored as it stands. It sums up what the controller sees (the
+	// pod's spec, its node) and ConditionDumpable. Owner: controller.
 	ConditionProtectable = "Protectable"
+	// ConditionDumpable: neither the running tasks nor the files of the pod hold anything that keeps it from being dumped
+	// and restored. Its message has a line for each reason (package obstacle). Owner: source agent.
+	ConditionDumpable = "Dumpable"
+	// ConditionSettingsValid: the annotations of the pod that set something are understood. False: the message has a line
+	// for each that is not, and the node's default holds in its place. Missing where there are no such annotations. Owner:
+	// controller.
+	ConditionSettingsValid = "SettingsValid"
 	// ConditionCurrent: a notice that came now would be answered in time (True: Safe), or not for certain (False: the
 	// message begins with AtRisk or Unprotected). Owner: source agent.
 	ConditionCurrent = "Current"
@@ -266,7 +275,8 @@ const (
 	ReasonExclusionInvalid   = "ExclusionInvalid"
 )
 
-// Reasons of ConditionProtectable that only the pod's running tasks show. They are looked for on its node.
+// Reasons of ConditionDumpable, which ConditionProtectable and ConditionCurrent take over. Only the pod's running tasks and
+// its files show them, so they are looked for on its node.
 const (
 	ReasonIOUring              = "IOUring"
 	ReasonMPTCP                = "MPTCP"
@@ -298,6 +308,9 @@ const (
 
 // Reasons of the other conditions.
 const (
+	ReasonNothingFound     = "NothingFound"
+	ReasonSettingsTaken    = "Taken"
+	ReasonSettingInvalid   = "SettingInvalid"
 	ReasonEvacuating       = "Evacuating"
 	ReasonFinalGeneration  = "FinalGeneration"
 	ReasonDumpFailed       = "DumpFailed"
@@ -349,6 +362,14 @@ const (
 	LabelCPUFeatures = GroupName + "/cpu-features"
 	LabelKernel      = GroupName + "/kernel"
 	LabelCRIU        = GroupName + "/criu"
+	// AnnotationRecoveryPoint, AnnotationInterval and AnnotationMaxFreeze on a pod are durations, AnnotationMaxCPU is a
+	// quantity of cores, AnnotationRecover says what may be restored: what its owner asks for in place of the node's
+	// defaults. Package settings says how.
+	AnnotationRecoveryPoint = GroupName + "/recovery-point"
+	AnnotationInterval      = GroupName + "/interval"
+	AnnotationMaxFreeze     = GroupName + "/max-freeze"
+	AnnotationMaxCPU        = GroupName + "/max-cpu"
+	AnnotationRecover       = GroupName + "/recover"
 	// TaintEvacuating (NoSchedule) is on nodes under notice.
 	TaintEvacuating = GroupName + "/evacuating"
 	// RuntimeClassName is the RuntimeClass and the handler behind it.

@@ -1,7 +1,7 @@
 // Command counter is the job of the end-to-end tests: it counts in memory alone, proves its memory at every step, and
 // logs each step to standard output, to an emptyDir (/data) and to its writable layer (/tmp).
 //
-//	counter [-mib N] [-every D] [-steps N] [-lease HOST:PORT]
+//	counter [-mib N] [-every D] [-steps N] [-lease HOST:PORT] [-stuck]
 //
 // With -lease it takes every step under a lease of package lease, fails where that is refused, and ends when it is told to.
 package main
@@ -18,8 +18,13 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lifeboat-dev/lifeboat/test/e2e/lease"
 )
+
+// mended is the file under which -stuck holds nothing.
+const mended = "/data/mended"
 
 func main() {
 	if err := run(); err != nil {
@@ -33,7 +38,13 @@ func run() error {
 	every := flag.Duration("every", 100*time.Millisecond, "time between steps")
 	steps := flag.Int("steps", 0, "exit with status 0 after so many steps; 0: never")
 	server := flag.String("lease", "", "server of leases")
+	stuck := flag.Bool("stuck", false, "hold what CRIU cannot dump, unless there is a file "+mended)
 	flag.Parse()
+	if _, err := os.Stat(mended); *stuck && err != nil {
+		if err := hold(); err != nil {
+			return err
+		}
+	}
 	blob := make([]byte, *mib<<20)
 	rand.Read(blob)
 	sum := sha256.Sum256(blob)
@@ -62,6 +73,17 @@ func run() error {
 		}
 		fmt.Fprintf(log, "n=%d token=%s\n", n, token)
 		time.Sleep(*every)
+	}
+	return nil
+}
+
+// hold opens a multipath TCP socket and an eventfd of the kind EFD_SEMAPHORE, and leaves them open.
+func hold() error {
+	if _, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP); err != nil {
+		return fmt.Errorf("open MPTCP socket: %w", err)
+	}
+	if _, err := unix.Eventfd(0, unix.EFD_SEMAPHORE); err != nil {
+		return fmt.Errorf("open eventfd: %w", err)
 	}
 	return nil
 }

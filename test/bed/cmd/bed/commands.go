@@ -285,7 +285,8 @@ func prepare() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Printf("LIFEBOAT_TEST_ROOT=%s\nLIFEBOAT_VERSITYGW=%s\nLIFEBOAT_MINIO=%s\n", parts.Root, parts.Versitygw, parts.Minio)
+			fmt.Printf("LIFEBOAT_TEST_ROOT=%s\nLIFEBOAT_VERSITYGW=%s\nLIFEBOAT_MINIO=%s\nLIFEBOAT_VM_ROOT=%s\nLIFEBOAT_VM_DISK=%s\n",
+				parts.Root, parts.Versitygw, parts.Minio, parts.VM.Root, parts.VM.Disk)
 			return nil
 		}}
 }

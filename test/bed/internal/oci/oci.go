@@ -54,22 +54,26 @@ func (l *layer) Size() (int64, error)                 { return l.size, nil }
 func (l *layer) MediaType() (types.MediaType, error)  { return types.OCIUncompressedLayer, nil }
 
 // FromTar makes an image of one layer.
-func FromTar(file string, cfg v1.Config) (v1.Image, error) {
-	l, err := newLayer(file)
-	if err != nil {
-		return nil, fmt.Errorf("read layer %s: %w", file, err)
+func FromTar(file string, cfg v1.Config) (v1.Image, error) { return FromTars([]string{file}, cfg) }
+
+// FromTars makes an image of a layer for each file, the lowest first.
+func FromTars(files []string, cfg v1.Config) (v1.Image, error) {
+	config := &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, Config: cfg, RootFS: v1.RootFS{Type: "layers"}}
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	for _, file := range files {
+		l, err := newLayer(file)
+		if err != nil {
+			return nil, fmt.Errorf("read layer %s: %w", file, err)
+		}
+		if img, err = mutate.AppendLayers(img, l); err != nil {
+			return nil, fmt.Errorf("append layer %s: %w", file, err)
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.hash)
+		config.History = append(config.History, v1.History{CreatedBy: "lifeboat test bed"}) // one for each layer, or buildah refuses to build on it
 	}
-	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	img, err := mutate.AppendLayers(base, l)
+	img, err := mutate.ConfigFile(img, config)
 	if err != nil {
-		return nil, fmt.Errorf("append layer %s: %w", file, err)
-	}
-	img, err = mutate.ConfigFile(img, &v1.ConfigFile{
-		OS: "linux", Architecture: runtime.GOARCH, Config: cfg,
-		History: []v1.History{{CreatedBy: "lifeboat test bed"}}, // one for each layer, or buildah refuses to build on it
-		RootFS:  v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{l.hash}}})
-	if err != nil {
-		return nil, fmt.Errorf("configure image of %s: %w", file, err)
+		return nil, fmt.Errorf("configure image of %s: %w", strings.Join(files, ", "), err)
 	}
 	return img, nil
 }
@@ -151,8 +155,9 @@ func Push(ctx context.Context, host, repository string, img v1.Image) (string, e
 	return repository, nil
 }
 
-// PushFiles makes an image of files (see WriteTar) and pushes it. scratch is a folder for the layer meanwhile.
-func PushFiles(ctx context.Context, host, repository, scratch string, files map[string]string, cfg v1.Config) (ref string, err error) {
+// PushFiles makes an image of files (see WriteTar), over the layer in the tar file base unless that is empty, and pushes
+// it. scratch is a folder for the layer meanwhile.
+func PushFiles(ctx context.Context, host, repository, scratch, base string, files map[string]string, cfg v1.Config) (ref string, err error) {
 	f, err := os.CreateTemp(scratch, "layer-*.tar")
 	if err != nil {
 		return "", fmt.Errorf("make image %s: %w", repository, err)
@@ -161,7 +166,11 @@ func PushFiles(ctx context.Context, host, repository, scratch string, files map[
 	if err := errors.Join(WriteTar(f, files), f.Close()); err != nil {
 		return "", fmt.Errorf("make image %s: %w", repository, err)
 	}
-	img, err := FromTar(f.Name(), cfg)
+	layers := []string{f.Name()}
+	if base != "" {
+		layers = []string{base, f.Name()}
+	}
+	img, err := FromTars(layers, cfg)
 	if err != nil {
 		return "", err
 	}

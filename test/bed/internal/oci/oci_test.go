@@ -55,10 +55,10 @@ func TestPush(t *testing.T) {
 	files := map[string]string{"/app": program(t)}
 	cfg := v1.Config{Entrypoint: []string{"/app"}, User: "1000"}
 
-	tagged, err := PushFiles(t.Context(), host, "app:1", t.TempDir(), files, cfg)
+	tagged, err := PushFiles(t.Context(), host, "app:1", t.TempDir(), "", files, cfg)
 	require.NoError(t, err)
 	require.Equal(t, "app:1", tagged)
-	byDigest, err := PushFiles(t.Context(), host, "app", t.TempDir(), files, cfg)
+	byDigest, err := PushFiles(t.Context(), host, "app", t.TempDir(), "", files, cfg)
 	require.NoError(t, err)
 	require.Regexp(t, `^app:[0-9a-f]{12}$`, byDigest)
 
@@ -70,4 +70,24 @@ func TestPush(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, cfg, config.Config)
 	require.Len(t, config.History, 1)
+
+	base := filepath.Join(t.TempDir(), "base.tar")
+	f, err := os.Create(base)
+	require.NoError(t, err)
+	require.NoError(t, WriteTar(f, map[string]string{"/lib": program(t)}))
+	require.NoError(t, f.Close())
+	over, err := PushFiles(t.Context(), host, "over:1", t.TempDir(), base, files, cfg)
+	require.NoError(t, err)
+	ref, err = name.ParseReference(host+"/"+over, name.Insecure)
+	require.NoError(t, err)
+	img, err = remote.Image(ref)
+	require.NoError(t, err)
+	layers, err := img.Layers()
+	require.NoError(t, err)
+	require.Len(t, layers, 2)
+	below, err := newLayer(base)
+	require.NoError(t, err)
+	lowest, err := layers[0].Digest()
+	require.NoError(t, err)
+	require.Equal(t, below.hash, lowest)
 }

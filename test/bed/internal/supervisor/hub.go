@@ -113,7 +113,7 @@ func (s *supervisor) serveRegistry(ctx context.Context) error {
 			return nil
 		})
 	}
-	_, err = oci.PushFiles(ctx, in.Addr().String(), "pause:1", s.Dir.Path("tmp"), map[string]string{"/pause": s.Pause},
+	_, err = oci.PushFiles(ctx, in.Addr().String(), "pause:1", s.Dir.Path("tmp"), "", map[string]string{"/pause": s.Pause},
 		v1.Config{Entrypoint: []string{"/pause"}})
 	return err
 }

@@ -1,18 +1,21 @@
 // Command bench measures Lifeboat against what one would use without it; `make bench` calls it.
 //
-//	bench [-cpuprofile FILE] [PART ...]
+//	bench [--cpuprofile FILE] [PART ...] [--sizes 256MiB,1GiB] [--steps containers,growth]
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime/pprof"
 	"strconv"
+	"strings"
 	"syscall"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/lifeboat-dev/lifeboat/test/bench"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
@@ -28,16 +31,25 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	profile := flag.String("cpuprofile", "", "write a CPU profile of this process into the `FILE`, for go tool pprof")
-	flag.Parse()
-	if flag.Arg(0) == bench.MemoryVerb {
-		return measureMemory(ctx, flag.Arg(1))
+	profile := pflag.String("cpuprofile", "", "write a CPU profile of this process into the `FILE`, for go tool pprof")
+	sizes := pflag.StringSlice("sizes", nil, "sizes of part snapshot's containers: 256MiB,1GiB (default: up to 8GiB)")
+	steps := pflag.StringSlice("steps", nil, "steps of part snapshot (default: all)")
+	pflag.Parse()
+	if pflag.Arg(0) == bench.MemoryVerb {
+		return measureMemory(ctx, pflag.Arg(1))
 	}
 	root, err := deploy.Checkout()
 	if err != nil {
 		return err
 	}
-	options := bench.Options{Root: root, Parts: flag.Args(), Out: os.Stdout, Progress: os.Stderr}
+	options := bench.Options{Root: root, Parts: pflag.Args(), Steps: *steps, Out: os.Stdout, Progress: os.Stderr}
+	for _, size := range *sizes {
+		quantity, err := resource.ParseQuantity(strings.TrimSuffix(size, "B"))
+		if err != nil {
+			return fmt.Errorf("read size %q: %w; give one as 256MiB or 1GiB", size, err)
+		}
+		options.SizesMiB = append(options.SizesMiB, int(quantity.Value()>>20))
+	}
 	if *profile == "" {
 		return bench.Run(ctx, options)
 	}

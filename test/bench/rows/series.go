@@ -1,4 +1,4 @@
-package bench
+package rows
 
 import (
 	"errors"
@@ -13,20 +13,17 @@ import (
 	"time"
 )
 
-// rounds is how often everything is measured; rows show medians. Ours and theirs take turns, so that what else runs on
-// the machine meets both.
-const rounds = 3
+// Series are measured values by name.
+type Series map[string][]float64
 
-// series are measured values by name.
-type series map[string][]float64
+// Add notes a value under the name.
+func (s Series) Add(name string, value float64) { s[name] = append(s[name], value) }
 
-func (s series) add(name string, value float64) { s[name] = append(s[name], value) }
+// Median of what was added under the name.
+func (s Series) Median(name string) float64 { return Median(s[name]) }
 
-// median of what was added under the name.
-func (s series) median(name string) float64 { return median(s[name]) }
-
-// median of values; NaN of none, which encodeRows refuses: no row may show what was not measured.
-func median(values []float64) float64 {
+// Median of values; NaN of none, which Encode refuses: no row may show what was not measured.
+func Median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
 	}
@@ -38,8 +35,8 @@ func median(values []float64) float64 {
 	return values[half]
 }
 
-// total is the sum of values.
-func total(values []float64) float64 {
+// Total is the sum of values.
+func Total(values []float64) float64 {
 	var sum float64
 	for _, value := range values {
 		sum += value
@@ -47,13 +44,15 @@ func total(values []float64) float64 {
 	return sum
 }
 
-// wall and cpu are how take names what it measured.
-func wall(name string) string { return name + ", wall" }
-func cpu(name string) string  { return name + ", cpu" }
+// Wall is how Take names the seconds on the clock that it measured.
+func Wall(name string) string { return name + ", wall" }
 
-// take measures the seconds of wall clock and of CPU, all threads of this process, that fn takes. Garbage of what came
+// CPU is how Take names the seconds of processor time that it measured.
+func CPU(name string) string { return name + ", cpu" }
+
+// Take measures the seconds of wall clock and of CPU, all threads of this process, that fn takes. Garbage of what came
 // before is collected first.
-func (s series) take(name string, fn func() error) error {
+func (s Series) Take(name string, fn func() error) error {
 	runtime.GC()
 	cpuBefore, err := cpuSeconds()
 	if err != nil {
@@ -73,10 +72,10 @@ func (s series) take(name string, fn func() error) error {
 	if err := errors.Join(fault, err); err != nil {
 		return err
 	}
-	s.add(wall(name), took)
-	s.add(cpu(name), cpuAfter-cpuBefore)
+	s.Add(Wall(name), took)
+	s.Add(CPU(name), cpuAfter-cpuBefore)
 	others := (busyAfter - busyBefore) - (cpuAfter - cpuBefore)
-	s.add(otherLoad, 100*others/(took*float64(runtime.NumCPU())))
+	s.Add(OtherLoad, 100*others/(took*float64(runtime.NumCPU())))
 	return nil
 }
 
@@ -88,8 +87,8 @@ func cpuSeconds() (float64, error) {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano()).Seconds(), nil
 }
 
-// otherLoad is how take names what share of the machine's CPU others used meanwhile, in percent.
-const otherLoad = "others, cpu"
+// OtherLoad is how Take names what share of the machine's CPU others used meanwhile, in percent.
+const OtherLoad = "others, cpu"
 
 // busySeconds is the CPU time that the machine has spent so far, whoever used it. Source: proc(5), /proc/stat.
 func busySeconds() (float64, error) {

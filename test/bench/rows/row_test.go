@@ -1,4 +1,4 @@
-package bench
+package rows
 
 import (
 	"bytes"
@@ -16,21 +16,21 @@ func TestEncodeRows(t *testing.T) {
 	}{
 		{"alone", Row{Name: "a", Value: 1.5, Unit: "s"},
 			`{"name":"a","value":1.5,"unit":"s","against":"","against_value":null,"ratio":null,"target":null,"met":null}`},
-		{"against", Row{Name: "a", Value: 1, Unit: "s"}.versus("b", 4),
+		{"against", Row{Name: "a", Value: 1, Unit: "s"}.Versus("b", 4),
 			`{"name":"a","value":1,"unit":"s","against":"b","against_value":4,"ratio":0.25,"target":null,"met":null}`},
-		{"against nothing", Row{Name: "a", Value: 1, Unit: "s"}.versus("b", 0),
+		{"against nothing", Row{Name: "a", Value: 1, Unit: "s"}.Versus("b", 0),
 			`{"name":"a","value":1,"unit":"s","against":"b","against_value":0,"ratio":null,"target":null,"met":null}`},
-		{"met", Row{Name: "a", Value: 4, Unit: "MiB"}.versus("b", 4).wants(Target{Bound: 1.05}),
+		{"met", Row{Name: "a", Value: 4, Unit: "MiB"}.Versus("b", 4).Wants(Target{Bound: 1.05}),
 			`{"name":"a","value":4,"unit":"MiB","against":"b","against_value":4,"ratio":1,"target":"ratio <= 1.05","met":true}`},
-		{"missed", Row{Name: "a", Value: 2, Unit: "GB/s"}.versus("b", 4).wants(Target{AtLeast: true, Bound: 0.75}),
+		{"missed", Row{Name: "a", Value: 2, Unit: "GB/s"}.Versus("b", 4).Wants(Target{AtLeast: true, Bound: 0.75}),
 			`{"name":"a","value":2,"unit":"GB/s","against":"b","against_value":4,"ratio":0.5,"target":"ratio >= 0.75","met":false}`},
-		{"a target without a ratio is missed", Row{Name: "a", Value: 2, Unit: "s"}.wants(Target{Bound: 1}),
+		{"a target without a ratio is missed", Row{Name: "a", Value: 2, Unit: "s"}.Wants(Target{Bound: 1}),
 			`{"name":"a","value":2,"unit":"s","against":"","against_value":null,"ratio":null,"target":"ratio <= 1","met":false}`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var out bytes.Buffer
-			require.NoError(t, encodeRows(&out, []Row{test.row}))
+			require.NoError(t, Encode(&out, []Row{test.row}))
 			require.JSONEq(t, "["+test.want+"]", out.String())
 			require.NotContains(t, out.String(), `\u003c`, "targets are readable")
 		})
@@ -39,9 +39,9 @@ func TestEncodeRows(t *testing.T) {
 
 func TestPrintTable(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, printTable(&out, []Row{
+	require.NoError(t, Print(&out, []Row{
 		{Name: "alone", Value: 123456.7, Unit: "B"},
-		Row{Name: "compared", Value: 1, Unit: "s"}.versus("theirs", 3).wants(Target{Bound: 0.25}),
+		Row{Name: "compared", Value: 1, Unit: "s"}.Versus("theirs", 3).Wants(Target{Bound: 0.25}),
 	}))
 	require.Equal(t, ""+
 		"what      value   unit  against  value  ratio   target         met\n"+
@@ -50,32 +50,22 @@ func TestPrintTable(t *testing.T) {
 }
 
 func TestMedian(t *testing.T) {
-	s := series{}
+	s := Series{}
 	for _, value := range []float64{5, 1, 2} {
-		s.add("x", value)
+		s.Add("x", value)
 	}
-	require.InDelta(t, 2.0, s.median("x"), 0)
-	s.add("x", 3)
-	require.InDelta(t, 2.5, s.median("x"), 0)
-	for _, row := range []Row{{Name: "nothing", Value: s.median("y")}, Row{Name: "nothing"}.versus("theirs", s.median("y"))} {
-		require.ErrorContains(t, encodeRows(io.Discard, []Row{row}), "nothing was measured", "a row of nothing is a mistake of the part")
+	require.InDelta(t, 2.0, s.Median("x"), 0)
+	s.Add("x", 3)
+	require.InDelta(t, 2.5, s.Median("x"), 0)
+	for _, row := range []Row{{Name: "nothing", Value: s.Median("y")}, Row{Name: "nothing"}.Versus("theirs", s.Median("y"))} {
+		require.ErrorContains(t, Encode(io.Discard, []Row{row}), "nothing was measured", "a row of nothing is a mistake of the part")
 	}
 }
 
-func TestParts(t *testing.T) {
-	require.ErrorContains(t, Run(t.Context(), Options{Parts: []string{"stor"}}), "handover, store")
-}
-
-func TestMakePages(t *testing.T) {
-	const size = 8 << 20
-	pages := makePages(size)
-	require.Len(t, pages, size)
-	zero := make([]byte, pageSize)
-	zeros := 0
-	for at := 0; at < size; at += pageSize {
-		if bytes.Equal(pages[at:at+pageSize], zero) {
-			zeros++
-		}
-	}
-	require.InDelta(t, 1.0/3, float64(zeros)*pageSize/size, 0.05)
+func TestParseBusy(t *testing.T) {
+	busy, err := parseBusy("cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+	require.NoError(t, err)
+	require.InDelta(t, 1.71, busy, 1e-9, "idle, waiting and guests aside")
+	_, err = parseBusy("cpu0 1 2 3 4 5 6 7 8 9 10\n")
+	require.Error(t, err)
 }

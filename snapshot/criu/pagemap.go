@@ -18,17 +18,18 @@ import (
 // flagLazy without flagPresent: the page is still where it was, and no image has it. Source: PE_LAZY as above.
 const flagLazy = 1 << 1
 
-// lazyMap is a pagemap of a dump of which pages may be lazy.
-type lazyMap struct {
-	path          string
-	memory        snapshot.Memory // all pages, the lazy ones included
-	lazy, present []store.Run
-	entries       []*crit.CriuEntry
+// pageMap is a pagemap of a dump whose images may lack pages.
+type pageMap struct {
+	path            string
+	memory          snapshot.Memory // all pages, the absent ones included
+	absent, present []store.Run
+	entries         []*crit.CriuEntry
 }
 
-// lazyMaps reads all pagemaps in dir. It is an error if one is not understood, or names pages of another dump.
-func lazyMaps(dir string) ([]lazyMap, error) {
-	var all []lazyMap
+// pageMaps reads all pagemaps in dir, whose absent pages are those with the flag absent: flagLazy in a lazy dump,
+// flagParent in one that builds on another. It is an error if one is not understood, or if pages are missing otherwise.
+func pageMaps(dir string, absent uint32) ([]pageMap, error) {
+	var all []pageMap
 	claimed := map[string]bool{}
 	for _, kind := range []struct{ prefix, task string }{{"pagemap-", "mem/"}, {"pagemap-shmem-", "shm/"}} {
 		ids, err := imageIDs(dir, kind.prefix)
@@ -36,13 +37,16 @@ func lazyMaps(dir string) ([]lazyMap, error) {
 			return nil, err
 		}
 		for rank, id := range ids {
-			m, err := readLazyMap(filepath.Join(dir, fmt.Sprintf("%s%d.img", kind.prefix, id)))
+			m, err := readPageMap(filepath.Join(dir, fmt.Sprintf("%s%d.img", kind.prefix, id)), absent)
 			if err != nil {
 				return nil, err
 			}
 			m.memory.Task = kind.task + strconv.FormatUint(id, 10)
 			if kind.task == "shm/" {
 				m.memory.Task = kind.task + strconv.Itoa(rank)
+				if len(m.absent) > 0 {
+					return nil, fmt.Errorf("%s lacks pages of shared memory: %w", filepath.Base(m.path), errNotUnderstood)
+				}
 			}
 			if claimed[m.memory.Image] {
 				return nil, fmt.Errorf("two pagemaps name %s: %w", m.memory.Image, errNotUnderstood)
@@ -57,44 +61,57 @@ func lazyMaps(dir string) ([]lazyMap, error) {
 	return all, nil
 }
 
-func readLazyMap(path string) (lazyMap, error) {
+func readPageMap(path string, absent uint32) (pageMap, error) {
 	name := filepath.Base(path)
 	entries, err := decode(path, &pagemap.PagemapEntry{})
 	if err != nil {
-		return lazyMap{}, errors.Join(errNotUnderstood, err)
+		return pageMap{}, errors.Join(errNotUnderstood, err)
 	}
 	head, ok := entries[0].Message.(*pagemap.PagemapHead)
 	if !ok {
-		return lazyMap{}, fmt.Errorf("read CRIU image %s: no head: %w", name, errNotUnderstood)
+		return pageMap{}, fmt.Errorf("read CRIU image %s: no head: %w", name, errNotUnderstood)
 	}
-	m := lazyMap{path: path, entries: entries}
+	m := pageMap{path: path, entries: entries}
 	m.memory.Image = fmt.Sprintf("pages-%d.img", head.GetPagesId())
 	for _, e := range entries[1:] {
 		entry, ok := e.Message.(*pagemap.PagemapEntry)
 		if !ok {
-			return lazyMap{}, fmt.Errorf("read CRIU image %s: no pagemap entry: %w", name, errNotUnderstood)
+			return pageMap{}, fmt.Errorf("read CRIU image %s: no pagemap entry: %w", name, errNotUnderstood)
 		}
 		part := &m.present
-		switch {
-		case entry.GetInParent() || entry.GetFlags()&flagParent != 0 || entry.GetFlags()&(flagPresent|flagLazy) == 0:
-			return lazyMap{}, fmt.Errorf("read CRIU image %s: the pages at %#x are not in this dump (flags %#x): %w",
-				name, entry.GetVaddr(), entry.GetFlags(), errNotUnderstood)
-		case entry.GetFlags()&flagPresent == 0:
-			part = &m.lazy
+		switch flags := flagsOf(entry); {
+		case flags&^flagLazy == flagPresent: // flagLazy says nothing beside it
+		case flags == absent:
+			part = &m.absent
+		default:
+			return pageMap{}, fmt.Errorf("read CRIU image %s: the pages at %#x are not in this dump (flags %#x): %w",
+				name, entry.GetVaddr(), flags, errNotUnderstood)
 		}
 		address, pages := entry.GetVaddr(), pagesOf(entry)
 		var together, apart bool
 		m.memory.Runs, together = appendRun(m.memory.Runs, address, pages)
 		*part, apart = appendRun(*part, address, pages)
 		if !together || !apart {
-			return lazyMap{}, fmt.Errorf("read CRIU image %s: the pages at %#x are out of order: %w", name, address, errNotUnderstood)
+			return pageMap{}, fmt.Errorf("read CRIU image %s: the pages at %#x are out of order: %w", name, address, errNotUnderstood)
 		}
 	}
 	return m, nil
 }
 
+// flagsOf are the flags of an entry, also of one from before there were any.
+func flagsOf(entry *pagemap.PagemapEntry) uint32 {
+	flags := entry.GetFlags()
+	switch {
+	case entry.GetInParent():
+		flags |= flagParent
+	case entry.Flags == nil:
+		flags = flagPresent
+	}
+	return flags
+}
+
 // fits holds that the image has the pages that are present, neither more nor fewer.
-func (m lazyMap) fits(dir string) error {
+func (m pageMap) fits(dir string) error {
 	info, err := os.Stat(filepath.Join(dir, m.memory.Image))
 	switch {
 	case errors.Is(err, os.ErrNotExist) && len(m.present) == 0:
@@ -116,30 +133,14 @@ func bytesOf(runs []store.Run) int64 {
 }
 
 // flatten rewrites the pagemap as that of a full dump: every page present, all else as it was.
-func (m lazyMap) flatten() (err error) {
-	if len(m.lazy) == 0 {
+func (m pageMap) flatten() error {
+	if len(m.absent) == 0 {
 		return nil
 	}
 	for _, e := range m.entries[1:] {
 		if entry, ok := e.Message.(*pagemap.PagemapEntry); ok {
-			entry.Flags = proto.Uint32(entry.GetFlags()&^flagLazy | flagPresent)
+			entry.Flags, entry.InParent = proto.Uint32(flagsOf(entry)&^(flagLazy|flagParent)|flagPresent), nil
 		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(m.path), "flat-")
-	if err != nil {
-		return fmt.Errorf("rewrite pagemap: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	image := &crit.CriuImage{Magic: "PAGEMAP", Entries: m.entries}
-	if err := errors.Join(crit.New(nil, f, "", false, false).Encode(image), f.Close()); err != nil {
-		return fmt.Errorf("rewrite pagemap %s: %w", filepath.Base(m.path), err)
-	}
-	if err := os.Rename(f.Name(), m.path); err != nil {
-		return fmt.Errorf("rewrite pagemap: %w", err)
-	}
-	return nil
+	return replaceImage(m.path, &crit.CriuImage{Magic: "PAGEMAP", Entries: m.entries})
 }

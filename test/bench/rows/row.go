@@ -1,4 +1,5 @@
-package bench
+// Package rows holds what the bench measures, and how it is shown: values by name, and rows that set a value against another.
+package rows
 
 import (
 	"encoding/json"
@@ -40,8 +41,8 @@ func (t Target) MarshalText() ([]byte, error) {
 	return []byte("ratio " + relation + " " + number(t.Bound)), nil
 }
 
-// versus sets what the row is measured against.
-func (r Row) versus(what string, value float64) Row {
+// Versus sets what the row is measured against.
+func (r Row) Versus(what string, value float64) Row {
 	r.Against, r.AgainstValue = what, &value
 	if value != 0 {
 		ratio := r.Value / value
@@ -50,8 +51,8 @@ func (r Row) versus(what string, value float64) Row {
 	return r
 }
 
-// wants sets the target. A row without a ratio does not meet it.
-func (r Row) wants(t Target) Row {
+// Wants sets the target. A row without a ratio does not meet it.
+func (r Row) Wants(t Target) Row {
 	met := false
 	if r.Ratio != nil {
 		met = *r.Ratio <= t.Bound
@@ -63,8 +64,8 @@ func (r Row) wants(t Target) Row {
 	return r
 }
 
-// encodeRows writes the rows as a JSON array.
-func encodeRows(w io.Writer, rows []Row) error {
+// Encode writes the rows as a JSON array.
+func Encode(w io.Writer, rows []Row) error {
 	for _, r := range rows {
 		if math.IsNaN(r.Value) || r.AgainstValue != nil && math.IsNaN(*r.AgainstValue) {
 			return fmt.Errorf("encode row %q: nothing was measured", r.Name)
@@ -79,8 +80,8 @@ func encodeRows(w io.Writer, rows []Row) error {
 	return nil
 }
 
-// printTable writes the rows for a person.
-func printTable(w io.Writer, rows []Row) error {
+// Print writes the rows for a person.
+func Print(w io.Writer, rows []Row) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "what\tvalue\tunit\tagainst\tvalue\tratio\ttarget\tmet")
 	for _, r := range rows {
