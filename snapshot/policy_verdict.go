@@ -24,11 +24,11 @@ const (
 func (l Level) String() string {
 	switch l {
 	case Safe:
-		return "Safe"
+		return v1alpha1.LevelSafe
 	case AtRisk:
-		return "AtRisk"
+		return v1alpha1.LevelAtRisk
 	}
-	return "Unprotected"
+	return v1alpha1.LevelUnprotected
 }
 
 // The reasons of verdicts and of targets that an evacuation leaves out: a closed list.

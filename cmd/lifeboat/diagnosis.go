@@ -18,6 +18,7 @@ import (
 const (
 	reasonNotLabelled  = "NotLabelled"
 	reasonNoCheckpoint = "NoCheckpoint"
+	reasonNotLooked    = "NotLooked"
 )
 
 // Where a finding comes from.
@@ -84,7 +85,7 @@ func (d *diagnosis) ofStatus(s *v1alpha1.CheckpointStatus) {
 	} else if c.Status != metav1.ConditionTrue && !v1alpha1.FoundOnNode(c.Reason) {
 		d.stands(c.Reason, inCluster, c.Message)
 	} else if dumpable == nil {
-		d.note("NotLooked", inRunning, "the agent of the node has not looked at what runs in the pod yet; ask again in some seconds")
+		d.note(reasonNotLooked, inRunning, "the agent of the node has not looked at what runs in the pod yet; ask again in some seconds")
 	}
 	if dumpable != nil && dumpable.Status == metav1.ConditionFalse {
 		for _, o := range obstacle.Parse(dumpable.Message) {
@@ -97,8 +98,8 @@ func (d *diagnosis) ofStatus(s *v1alpha1.CheckpointStatus) {
 	}
 	d.Verdict = s.Protection.Level
 	switch {
-	case d.Verdict == "Safe" || v1alpha1.FoundOnNode(current.Reason) && current.Reason != v1alpha1.ReasonFilesTooLarge:
-	case d.Verdict == "Unprotected":
+	case d.Verdict == v1alpha1.LevelSafe || v1alpha1.FoundOnNode(current.Reason) && current.Reason != v1alpha1.ReasonFilesTooLarge:
+	case d.Verdict == v1alpha1.LevelUnprotected:
 		d.stands(current.Reason, inTime, current.Message)
 	default:
 		d.note(current.Reason, inTime, current.Message)

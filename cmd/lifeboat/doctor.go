@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
@@ -120,7 +119,7 @@ func (d *doctor) fetch(ctx context.Context, name string) (*corev1.Pod, *v1alpha1
 	return pod, checkpoint, err
 }
 
-// write prints a result as it is asked for.
+// write prints a result as begin has found it asked for.
 func (d *doctor) write(result any, text func(io.Writer) error) error {
 	switch d.output {
 	case "text":
@@ -131,11 +130,9 @@ func (d *doctor) write(result any, text func(io.Writer) error) error {
 			_, err = d.stdout.Write(raw)
 		}
 		return err
-	case "json":
-		encoder := json.NewEncoder(d.stdout)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		return encoder.Encode(result)
 	}
-	return errors.New("no such output: " + d.output)
+	encoder := json.NewEncoder(d.stdout)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(result)
 }

@@ -88,28 +88,37 @@ func (n *node) built(t testing.TB, i *Incremental, id string, w *store.Writer) {
 }
 
 // cutOff ends a round while CRIU is in the tasks, which must go on, and returns whether the round came to nothing.
+// A round that is over before it was seen in the tasks is begun again.
 func (n *node) cutOff(t testing.TB, i *Incremental, id, root string) bool {
 	t.Helper()
 	state, err := n.runc.state(t.Context(), id)
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
 	stood := rounds(t, root)
-	go func() {
-		_, err := i.Scan(ctx, snapshot.Container{ID: id, PID: state.PID}, 4,
-			func(context.Context, string, uint64, []byte) (time.Duration, error) { return 0, nil })
-		ended <- err
-	}()
-	require.Eventually(t, func() bool { return tracerOf(state.PID) > 0 }, time.Minute, time.Millisecond)
-	cancel()
-	err = <-ended
-	require.Zero(t, tracerOf(state.PID))
-	requireRounds(t, root, stood)
-	if err != nil {
-		require.ErrorIs(t, err, context.Canceled)
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := i.Scan(ctx, snapshot.Container{ID: id, PID: state.PID}, 4,
+				func(context.Context, string, uint64, []byte) (time.Duration, error) { return 0, nil })
+			ended <- err
+		}()
+		for tracerOf(state.PID) == 0 && len(ended) == 0 {
+			<-time.After(time.Millisecond)
+		}
+		seen := len(ended) == 0
+		cancel()
+		err := <-ended
+		require.Zero(t, tracerOf(state.PID))
+		requireRounds(t, root, stood)
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		if seen {
+			return err != nil
+		}
 	}
-	return err != nil
+	require.FailNow(t, "no round was seen in the tasks")
+	return false
 }
 
 // A container is copied by rounds of pre-dump, dumped on them, lives on, is copied and dumped again, and restored; and all that

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
 func TestNamelessFiles(t *testing.T) {
@@ -68,4 +70,17 @@ func TestLinksAreDropped(t *testing.T) {
 	}
 	require.NoError(t, removeLinks("/proc/4194304/root", []string{folder}), "the container has ended")
 	require.NoError(t, restoreLinks(t.TempDir(), os.Getpid()), "images that name none")
+}
+
+func TestNoContainerStaysFrozenForItsLinks(t *testing.T) {
+	r, dir := fakeRunc(t, "")
+	r.ConfigFile = filepath.Join(dir, "criu.conf")
+	setStatus(t, dir, "paused")
+	require.NoError(t, os.MkdirAll(r.linkNote("c1"), 0o700)) // no note can be read there
+	require.NoError(t, r.Resume(t.Context(), "c1"))
+	status, err := r.Status(t.Context(), "c1")
+	require.NoError(t, err)
+	require.Equal(t, snapshot.StatusRunning, status)
+	_, err = r.prepare(t.Context(), "c1")
+	require.ErrorContains(t, err, "remove links of a dump", "the next dump says why")
 }

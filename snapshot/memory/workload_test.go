@@ -237,6 +237,7 @@ func quiet(out *os.File) {
 	b.all = append(b.all, ofChild...)
 	zombie := exec.Command("true")
 	check(zombie.Start())
+	check(unix.Waitid(unix.P_PID, zombie.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)) // it has ended, and stays
 	b.tell(out)
 	untilClosed()
 	_ = command.Wait()

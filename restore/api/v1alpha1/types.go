@@ -222,6 +222,14 @@ type Timeline struct {
 	Resumed  *metav1.MicroTime `json:"resumed,omitempty"`
 }
 
+// Levels of Protection: a notice is answered in time; it may not be, and then the work since the newest safety generation is
+// lost; it ends the pod for good.
+const (
+	LevelSafe        = "Safe"
+	LevelAtRisk      = "AtRisk"
+	LevelUnprotected = "Unprotected"
+)
+
 // Condition types of a Checkpoint.
 const (
 	// ConditionProtectable: the pod can be checkpointed and restored as it stands. It sums up what the controller sees (the
