@@ -114,6 +114,17 @@ func (r *Reader) Entries() iter.Seq[Entry] {
 	}
 }
 
+// Packs yields the objects that a fetch reads, in the order in which it does: keys and sizes. They never change.
+func (r *Reader) Packs() iter.Seq[Info] {
+	return func(yield func(Info) bool) {
+		for _, pack := range r.contents.packs {
+			if !yield(Info{Key: r.target.packKey(pack.id), Size: pack.size}) {
+				return
+			}
+		}
+	}
+}
+
 // Image returns the task whose pages the entry at path holds, and where they were; no task where it is no image.
 func (r *Reader) Image(path string) (task string, runs []Run) {
 	for i := range r.contents.records {
