@@ -167,6 +167,11 @@ type GenerationReference struct {
 	NodeName string `json:"nodeName"`
 	// Final says that its source was left frozen and never ran again.
 	Final bool `json:"final"`
+	// Containers are the names of the containers whose state it holds, native sidecars included, in ascending order. Empty:
+	// the one container of the pod, written by an agent that knew of no others.
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=128
+	Containers []string `json:"containers,omitempty"`
 	// StoredBytes is what the bucket took for it; RSSBytes what the containers held in memory.
 	StoredBytes int64 `json:"storedBytes"`
 	RSSBytes    int64 `json:"rssBytes"`
