@@ -17,8 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,14 +73,17 @@ type Options struct {
 	Events      record.EventRecorder
 	// HostRoot is where this process sees the host's root.
 	HostRoot string
-	// WorkDir is the host path below which images are fetched, one folder a container.
+	// WorkDir is the host path below which images are fetched, one folder a pod.
 	WorkDir string
 	// CRIUConfig is the host path of the CRIU configuration for restores.
 	CRIUConfig string
 	// OnHost runs a program in the mount namespace of the host's pid 1.
 	OnHost func(ctx context.Context, argv ...string) error
-	// Running tells whether the OCI runtime has a live container of that id.
+	// Running tells whether the OCI runtime has a live container of that id, frozen or not.
 	Running func(ctx context.Context, id string) (bool, error)
+	// Thaw lets a container of handover.HeldDir run, and gives it the signals that were kept back. Kill ends all processes
+	// of a container, none of which runs on where it is frozen. For both one that is gone is no error.
+	Thaw, Kill func(ctx context.Context, id string) error
 	// Images returns the digests of a container's image. Nil: images are not compared.
 	Images func(ctx context.Context, containerID string) ([]string, error)
 	// Offer is what this node offers to generations.
@@ -93,14 +95,19 @@ type Options struct {
 type Preparer struct {
 	options Options
 
+	// mu is held while a restoration on disk is changed.
 	mu sync.Mutex
-	// begun are the containers for which this life of the agent has made folders; Sweep leaves those. Their times could
-	// not tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
+	// begun are the pods for which this life of the agent has made folders; Sweep leaves those. Their times could not
+	// tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
 	begun map[string]bool
+	// missed are containers, by pod, that were refused to the kubelet.
+	missed map[string][]string
 }
 
 // New returns a Preparer.
-func New(options Options) *Preparer { return &Preparer{options: options, begun: map[string]bool{}} }
+func New(options Options) *Preparer {
+	return &Preparer{options: options, begun: map[string]bool{}, missed: map[string][]string{}}
+}
 
 // Prepare answers what becomes of a container about to be created. What may pass (an API server or a bucket that does
 // not answer, a source not released yet) is waited for within the time that the kubelet gives a create: the error of one
@@ -124,6 +131,7 @@ func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (ha
 		}
 		select {
 		case <-ctx.Done():
+			p.miss(req)
 			return handover.PrepareReply{}, err
 		case <-time.After(wait):
 		}
@@ -147,40 +155,83 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	if err != nil || string(pod.UID) != req.PodUID {
 		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s of UID %s is gone", errRefused, req.Namespace, req.Pod, req.PodUID)
 	}
+	r, err := p.underWay(ctx, req, pod.DeletionTimestamp != nil)
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
 	points, err := p.options.Checkpoints.Of(ctx, pod)
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
 	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
-	if relation == identity.Nothing {
-		return p.create(), nil
+	t := task{PrepareRequest: req, pod: shapeOf(pod)}
+	next, last := rungCreate, outcomeOf(r, req.Container)
+	if relation != identity.Nothing {
+		t.Checkpoint, t.CheckpointUID = checkpoint.Name, checkpoint.UID
+		next = choose(relation, &checkpoint.Status, pod.UID, last, wishesOf(pod))
 	}
-	outcome, err := p.outcome(ctx, req.PodUID)
-	if err != nil {
-		return handover.PrepareReply{}, err
+	if slices.Contains(t.pod.inits, req.Container) && next != rungEvacuated {
+		return p.create(), nil // it runs again in every pod
 	}
-	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID}
-	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wishesOf(pod)) {
+	if next == rungFallBack && r.whole(next, req.Container) && r.stays(req.Container) {
+		next = rungStartClean // its containers cannot be made once more
+	}
+	if next == rungRestore && p.incomplete(t.pod, req) {
+		if r == nil {
+			return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errIncomplete)
+		}
+		return handover.PrepareReply{}, errors.Join(errIncomplete, p.beginAnew(ctx, req.PodUID, false))
+	}
+	others := r != nil && len(r.others(req.Container)) > 0
+	if next == rungRestore && others && (relation != identity.Own || r.Task.CheckpointUID != t.CheckpointUID) {
+		next = rungStartClean // what its other containers were restored from is not there any more
+	}
+	t.joins = others && last == outcomeNone
+	return p.take(ctx, next, t, r, checkpoint)
+}
+
+// underWay settles what is known of the restore that is under way in the pod and returns it; nil for none.
+func (p *Preparer) underWay(ctx context.Context, req handover.PrepareRequest, leaving bool) (*restoration, error) {
+	r, err := p.load(req.PodUID)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	if err := p.settle(ctx, r); err != nil {
+		return nil, err
+	}
+	return p.enter(ctx, req, leaving)
+}
+
+// take does what a rung says.
+func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, checkpoint *v1alpha1.Checkpoint) (handover.PrepareReply, error) {
+	var none handover.PrepareReply
+	if next == rungFallBack {
+		if err := p.fallBack(ctx, t); err != nil {
+			return none, err
+		}
+	}
+	if r.whole(next, t.Container) {
+		if err := p.beginAnew(ctx, t.PodUID, next == rungFail); err != nil {
+			return none, err
+		}
+		if next != rungFail {
+			return none, fmt.Errorf("pod %s/%s has to begin anew as a whole", t.Namespace, t.Pod)
+		}
+	}
+	switch next {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
-		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s has been evacuated from this node and must not start again",
-			errRefused, req.Namespace, req.Pod)
+		return none, fmt.Errorf("%w: pod %s/%s has been evacuated from this node and must not start again", errRefused, t.Namespace, t.Pod)
 	case rungWait:
-		return handover.PrepareReply{}, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, checkpoint.Name, errWait)
+		return none, fmt.Errorf("checkpoint %s/%s: %w", t.Namespace, t.Checkpoint, errWait)
 	case rungFail:
-		return handover.PrepareReply{}, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
-			errRefused, req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
+		return none, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s", errRefused,
+			t.Namespace, t.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
 	case rungStartClean:
-		return p.startClean(ctx, t)
-	case rungFallBack:
-		if err := p.fallBack(ctx, t); err != nil {
-			return handover.PrepareReply{}, err
-		}
-		return p.restore(ctx, t)
-	default:
-		return p.restore(ctx, t)
+		return p.startClean(ctx, t, r)
 	}
+	return p.restore(ctx, t)
 }
 
 func (p *Preparer) create() handover.PrepareReply {
@@ -198,66 +249,90 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 		return handover.PrepareReply{}, err
 	}
 	gen := generationOf(&checkpoint.Status)
-	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("checkpoint", t.Checkpoint).
+	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.Container).Str("checkpoint", t.Checkpoint).
 		Int64("generation", gen.Number).Int64("epoch", checkpoint.Status.Epoch).Logger()
 	log.Info().Int32("attempt", checkpoint.Status.Claim.Attempts).Msg("claimed")
-	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
-		fmt.Sprintf("restoring generation %d of checkpoint %s", gen.Number, t.Checkpoint))
-
-	dir := filepath.Join(p.options.WorkDir, filepath.Base(t.ContainerID))
-	reply := handover.PrepareReply{
-		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, imagesName), WorkPath: filepath.Join(dir, workName),
-		CRIUConfig: p.options.CRIUConfig,
+	if !t.joins {
+		p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
+			fmt.Sprintf("restoring generation %d of checkpoint %s", gen.Number, t.Checkpoint))
 	}
 	begin := time.Now()
-	var bytes int64
-	if err = p.checkImage(ctx, t, gen); err == nil {
-		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
-	}
-	if err != nil {
-		reason := reasonOf(err)
-		if fault := p.failed(ctx, t, reason, err.Error()); fault != nil {
-			err = errors.Join(err, fault)
-		}
-		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
-	}
-	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")
-	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
-		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
-	}
-	if err := p.handOver(t); err != nil {
+	reply, bytes, err := p.bring(ctx, t, checkpoint)
+	if errors.Is(err, errRefused) {
 		return handover.PrepareReply{}, err
 	}
+	if err != nil {
+		if fault := p.failed(ctx, t, reasonOf(err), err.Error()); fault != nil {
+			err = errors.Join(err, fault)
+		}
+		return handover.PrepareReply{}, errors.Join(err, p.takeBack(t))
+	}
+	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")
 	return reply, nil
 }
 
-// fetch fences the bucket and brings images and files here, all checked.
-func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
+// bring checks that the generation is of such a pod, brings its state here and hands the container over.
+func (p *Preparer) bring(ctx context.Context, t task, checkpoint *v1alpha1.Checkpoint) (reply handover.PrepareReply, bytes int64, err error) {
+	gen := generationOf(&checkpoint.Status)
+	containers, err := t.pod.match(t, gen)
+	if err == nil {
+		err = p.checkImage(ctx, t, gen)
+	}
+	if err != nil {
+		return reply, 0, err
+	}
+	r, err := p.begin(t, gen, containers)
+	if err != nil {
+		return reply, 0, fmt.Errorf("%w: %w", errApply, err)
+	}
+	trees, bytes, err := p.fetch(ctx, t, checkpoint, r)
+	if err != nil {
+		return reply, 0, err
+	}
+	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
+		return reply, 0, err
+	}
+	if err := p.handOver(t, trees.mounted()); err != nil {
+		return reply, 0, err
+	}
+	return p.reply(t, r), bytes, nil
+}
+
+// fetch brings what the container of t needs of the generation, all checked: with the first one the images of all, so that
+// what is damaged is found before any of them is restored. Files of volumes are replaced once, before the first container
+// that sees them is restored.
+func (p *Preparer) fetch(ctx context.Context, t task, c *v1alpha1.Checkpoint, r *restoration) (*trees, int64, error) {
 	reader, err := p.open(ctx, c)
 	if err != nil {
-		return 0, err
-	}
-	if err := p.makeFolders(req.ContainerID); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if c.Status.Claim.Attempts > 1 || c.Status.Claim.Fallback != nil {
-		if err := p.resetLayer(ctx, req); err != nil {
-			return 0, err
+		if err := p.resetLayer(ctx, t.PrepareRequest); err != nil {
+			return nil, 0, err
 		}
 	}
-	trees, err := p.openTrees(req, reply.ImagePath)
+	trees, err := p.openTrees(t, r)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	defer trees.close()
-	if err := run(ctx, reader.Fetch(trees)); err != nil {
-		return 0, err
+	if err := run(ctx, reader.FetchSome(trees, trees.wants)); err != nil {
+		return nil, 0, err
+	}
+	_, err = p.edit(t.PodUID, func(r *restoration) error {
+		r.Fetched = slices.Clone(r.Containers)
+		return nil
+	})
+	if err != nil {
+		return nil, 0, applied(err)
 	}
 	var bytes int64
 	for entry := range reader.Entries() {
-		bytes += entry.Size
+		if trees.wants(entry) {
+			bytes += entry.Size
+		}
 	}
-	return bytes, nil
+	return trees, bytes, nil
 }
 
 // open fences the bucket and opens what is to be restored.
@@ -303,33 +378,12 @@ func run(ctx context.Context, fetch *store.Fetch) error {
 	return fetch.Run(ctx)
 }
 
-// makeFolders makes the folders that a restore of the container needs. From then on Sweep leaves them alone.
-func (p *Preparer) makeFolders(containerID string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.begun[filepath.Base(containerID)] = true
-	for _, name := range []string{imagesName, workName} {
-		path := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), name)
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			return fmt.Errorf("make folder for images: %w", err)
-		}
-	}
-	return nil
-}
-
-// dropImages removes what was fetched for a container.
-func (p *Preparer) dropImages(containerID string) error {
-	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID))
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove fetched images: %w", err)
-	}
-	return nil
-}
-
 // startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
-func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareReply, error) {
-	if err := errors.Join(p.clearVolumes(t.PrepareRequest), p.resetLayer(ctx, t.PrepareRequest)); err != nil {
-		return handover.PrepareReply{}, err
+func (p *Preparer) startClean(ctx context.Context, t task, r *restoration) (handover.PrepareReply, error) {
+	if r != nil {
+		if err := errors.Join(p.clearVolumes(r), p.resetLayer(ctx, t.PrepareRequest)); err != nil {
+			return handover.PrepareReply{}, err
+		}
 	}
 	var cause string
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
@@ -342,7 +396,7 @@ func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareRepl
 	}
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
 		"started from the beginning, for its generation could not be restored: "+cause)
-	return p.create(), nil
+	return p.create(), p.drop(t.PodUID)
 }
 
 // reasonOf is the condition reason for a failed fetch.
@@ -350,6 +404,8 @@ func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, errImage):
 		return v1alpha1.ReasonImageChanged
+	case errors.Is(err, errContainers):
+		return v1alpha1.ReasonContainersChanged
 	case errors.Is(err, errElsewhere):
 		return v1alpha1.ReasonBucketFailed
 	case errors.Is(err, store.ErrPackMissing):
