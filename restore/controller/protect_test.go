@@ -51,11 +51,11 @@ func TestObstacles(t *testing.T) {
 		}, nil, ""},
 		"one is being created": {func(p *corev1.Pod) {
 			several(p)
-			p.Status.ContainerStatuses = []corev1.ContainerStatus{state("other", waiting("ContainerCreating"))}
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{state("other", waits("ContainerCreating"))}
 		}, nil, ""},
 		"the sidecar crashes again and again": {func(p *corev1.Pod) {
 			several(p)
-			p.Status.InitContainerStatuses = []corev1.ContainerStatus{state("sidecar", waiting("CrashLoopBackOff"))}
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{state("sidecar", waits("CrashLoopBackOff"))}
 		}, []string{v1alpha1.ReasonContainerWaiting}, "containers sidecar (CrashLoopBackOff) do not run"},
 		"owned": {func(p *corev1.Pod) {
 			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "train", Controller: ptr.To(true)}}
@@ -108,7 +108,7 @@ func terminated(code int32) corev1.ContainerState {
 	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code}}
 }
 
-func waiting(reason string) corev1.ContainerState {
+func waits(reason string) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}
 }
 
