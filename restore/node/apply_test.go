@@ -14,9 +14,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
-// pod lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty. A restore of it
+// podOnHost lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty. A restore of it
 // has begun.
-func pod(t *testing.T) (p *Preparer, of task, host string) {
+func podOnHost(t *testing.T) (p *Preparer, of task, host string) {
 	t.Helper()
 	host = t.TempDir()
 	const volume = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs"
@@ -51,7 +51,7 @@ func entry(kind store.Type, path string) store.Entry {
 }
 
 func TestApply(t *testing.T) {
-	p, of, host := pod(t)
+	p, of, host := podOnHost(t)
 	trees := opened(t, p, of)
 	var made []store.Entry
 	add := func(e store.Entry) {
@@ -140,7 +140,7 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layers/main/out/x"), "escapes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, of, host := pod(t)
+			p, of, host := podOnHost(t)
 			require.NoError(t, os.Symlink(host, filepath.Join(host, "bundle/rootfs/out")))
 			trees := opened(t, p, of)
 			err := trees.Make(c.entry)

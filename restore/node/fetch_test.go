@@ -85,12 +85,12 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 		{"the bucket fails for good", 1 << 20, v1alpha1.ReasonBucketFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, of, host := pod(t)
+			p, of, host := podOnHost(t)
 			trees := opened(t, p, of)
 			synctest.Test(t, func(t *testing.T) {
 				b, r, packs := stored(t, image)
 				b.fails[packs[1].Key] = c.fails
-				err := run(t.Context(), r.Fetch(trees))
+				err := run(t.Context(), r.Fetch(trees), func() {})
 				require.Equal(t, 1, b.reads[packs[0].Key], "what has been fetched is not fetched again")
 				if c.reason != "" {
 					require.ErrorIs(t, err, errDown)
@@ -107,12 +107,12 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 }
 
 func TestFailureOfThisNodeIsNotTriedAgain(t *testing.T) {
-	p, of, host := pod(t)
+	p, of, host := podOnHost(t)
 	trees := opened(t, p, of)
 	_, r, _ := stored(t, bytes.Repeat([]byte("page"), 5<<20))
 	require.NoError(t, os.RemoveAll(filepath.Join(host, "restore/u/images")))
 	begin := time.Now()
-	err := run(t.Context(), r.Fetch(trees))
+	err := run(t.Context(), r.Fetch(trees), func() {})
 	require.Less(t, time.Since(begin), tryEvery)
 	require.ErrorIs(t, err, errApply)
 	require.Equal(t, v1alpha1.ReasonRestoreFailed, reasonOf(err))

@@ -184,10 +184,14 @@ func (p *Preparer) handedOver(containerID string) (*restoration, string, error) 
 // restored records that the pod runs again, and removes its images, which CRIU has read to the end.
 func (p *Preparer) restored(ctx context.Context, t task) error {
 	now := metav1.NowMicro()
-	var number int64
+	number, outcome := int64(0), outcomeRestored
 	var instead string
+	var again time.Duration
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
-		number, instead = generationOf(&c.Status).Number, inPlaceOf(&c.Status)
+		number, instead = c.Status.Claim.Generation, inPlaceOf(&c.Status)
+		if f := c.Status.Claim.Fallback; f != nil {
+			number, outcome, again = f.Generation.Number, outcomeFallback, lost(&c.Status)
+		}
 		if l := c.Status.Timeline; l != nil && l.Resumed == nil {
 			l.Resumed = &now
 		}
@@ -202,6 +206,11 @@ func (p *Preparer) restored(ctx context.Context, t task) error {
 	}
 	if err != nil {
 		return err
+	}
+	p.arrivals.end(types.UID(t.PodUID))
+	p.options.Meter.ended(outcome)
+	if outcome == outcomeFallback {
+		p.options.Meter.again(again)
 	}
 	p.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", number).Msg("restored")
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonRestored,

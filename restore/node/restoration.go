@@ -137,7 +137,7 @@ func (p *Preparer) save(r *restoration) error {
 		return fmt.Errorf("encode restoration: %w", err)
 	}
 	if err := renameio.WriteFile(filepath.Join(p.folder(r.Task.PodUID), recordName), content, 0o600); err != nil {
-		return fmt.Errorf("record restoration: %w", err)
+		return fmt.Errorf("record restoration: %w", diskFull(err))
 	}
 	return nil
 }
@@ -188,7 +188,7 @@ func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers [
 	r.Never, r.Sidecars, r.Inits = t.pod.never, t.pod.sidecars, len(t.pod.inits) > 0
 	for _, name := range []string{imagesName, filepath.Join(workName, t.Container)} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
-			return nil, fmt.Errorf("make folder for images: %w", err)
+			return nil, fmt.Errorf("make folder for images: %w", diskFull(err))
 		}
 	}
 	return r, p.save(r)
