@@ -45,7 +45,7 @@ type tree struct {
 }
 
 // openTrees opens the places of the container of t, and empties the volumes that it is the first to see.
-func (p *Preparer) openTrees(t task, r *restoration) (_ *trees, err error) {
+func (p *Preparer) openTrees(t task) (_ *trees, err error) {
 	bundle := filepath.Join(p.options.HostRoot, t.Bundle)
 	mounts, err := layout.ReadStateMounts(bundle)
 	if err != nil {
@@ -54,7 +54,8 @@ func (p *Preparer) openTrees(t task, r *restoration) (_ *trees, err error) {
 	if mounts.SHM != "" {
 		mounts.Volumes[shmVolume] = mounts.SHM
 	}
-	if r, err = p.touch(t, mounts.Volumes); err != nil {
+	r, err := p.touch(t, mounts.Volumes)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errApply, err)
 	}
 	opened := &trees{container: t.Container, containers: r.Containers, fetched: r.Fetched, volumes: map[string]tree{}, foreign: t.pod.volumes}
@@ -93,13 +94,17 @@ func (t *tree) open(seen string, sink func(*os.Root) *dir.Sink) error {
 	return nil
 }
 
-// touch records which volumes are about to be written to: it is to be undone where the pod begins anew.
+// touch records which volumes are about to be written to, and whose writable layer: it is to be undone where the next attempt
+// comes, or the pod begins anew.
 func (p *Preparer) touch(t task, sources map[string]string) (*restoration, error) {
 	return p.edit(t.PodUID, func(r *restoration) error {
 		for name, source := range sources {
 			v := r.Volumes[name]
 			v.Source = source
 			r.Volumes[name] = v
+		}
+		if !slices.Contains(r.Layers, t.ContainerID) {
+			r.Layers = append(r.Layers, t.ContainerID)
 		}
 		return nil
 	})

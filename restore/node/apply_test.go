@@ -38,9 +38,7 @@ func podOnHost(t *testing.T) (p *Preparer, of task, host string) {
 // opened are the places of the container.
 func opened(t *testing.T, p *Preparer, of task) *trees {
 	t.Helper()
-	r, err := p.load(of.PodUID)
-	require.NoError(t, err)
-	trees, err := p.openTrees(of, r)
+	trees, err := p.openTrees(of)
 	require.NoError(t, err)
 	t.Cleanup(trees.close)
 	return trees

@@ -59,12 +59,12 @@ func (p *Preparer) fetchInto(ctx context.Context, t task, c *v1alpha1.Checkpoint
 	if err != nil {
 		return nil, 0, err
 	}
-	if c.Status.Claim.Attempts > 1 || c.Status.Claim.Fallback != nil {
+	if slices.Contains(r.Layers, t.ContainerID) {
 		if err := p.resetLayer(ctx, t.PrepareRequest); err != nil {
 			return nil, 0, err
 		}
 	}
-	trees, err := p.openTrees(t, r)
+	trees, err := p.openTrees(t)
 	if err != nil {
 		return nil, 0, err
 	}

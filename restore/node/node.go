@@ -308,10 +308,8 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 
 // startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
 func (p *Preparer) startClean(ctx context.Context, t task, r *restoration) (handover.PrepareReply, error) {
-	if r != nil {
-		if err := errors.Join(p.clearVolumes(r), p.resetLayer(ctx, t.PrepareRequest)); err != nil {
-			return handover.PrepareReply{}, err
-		}
+	if err := p.clear(ctx, t, r); err != nil {
+		return handover.PrepareReply{}, err
 	}
 	var cause string
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
@@ -327,6 +325,17 @@ func (p *Preparer) startClean(ctx context.Context, t task, r *restoration) (hand
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
 		"started from the beginning, for its generation could not be restored: "+cause)
 	return p.create(), p.drop(t.PodUID)
+}
+
+// clear removes what was brought to the volumes of the pod and to the container's writable layer.
+func (p *Preparer) clear(ctx context.Context, t task, r *restoration) error {
+	if r == nil {
+		return nil
+	}
+	if err := p.clearVolumes(r); err != nil || !slices.Contains(r.Layers, t.ContainerID) {
+		return err
+	}
+	return p.resetLayer(ctx, t.PrepareRequest)
 }
 
 func (p *Preparer) event(uid types.UID, req handover.PrepareRequest, kind, reason, message string) {

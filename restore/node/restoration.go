@@ -41,6 +41,8 @@ type restoration struct {
 	Fetched []string `json:"fetched,omitempty"`
 	// Volumes are those whose files were replaced or are being, by name; /dev/shm is shmVolume.
 	Volumes map[string]volume `json:"volumes,omitempty"`
+	// Layers are the containers, by id, whose writable layers were written to.
+	Layers []string `json:"layers,omitempty"`
 	// Released is the step by which the containers of a pod may run: all of them are restored. Once it is set nothing is
 	// restored or begun anew, and before it nothing has run.
 	Released bool `json:"released,omitempty"`
@@ -176,6 +178,7 @@ func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers [
 	if r == nil || r.Generation != gen.Number || r.Task.CheckpointUID != t.CheckpointUID {
 		fresh := &restoration{Task: t, Generation: gen.Number, Containers: containers, Volumes: map[string]volume{}}
 		if r != nil {
+			fresh.Layers = r.Layers
 			for name, v := range r.Volumes {
 				fresh.Volumes[name] = volume{Source: v.Source}
 			}
