@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnfit marks an address that no pod may be given in addition.
-var ErrUnfit = errors.New("not an address to be kept")
+// ErrUnfit marks what cannot be the address of a pod.
+var ErrUnfit = errors.New("not the address of a pod")
 
 // refused are addresses that no pod can have had as its own: this network, the loopback, link-local ones (the metadata of
 // clouds is among them), translations, multicast, and what is reserved.
@@ -26,24 +26,17 @@ var refused = []netip.Prefix{
 	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("168.63.129.16/32"),
 }
 
-// Parse reads addresses that pods had, as a generation names them; nobody vouches for them. shadowed are addresses that the
-// pod must go on to reach. ErrUnfit where one of them may not be kept.
-func Parse(texts []string, shadowed []netip.Addr) ([]netip.Addr, error) {
-	var kept []netip.Addr
-	for _, text := range texts {
-		a, err := netip.ParseAddr(text)
-		if err != nil || a.Zone() != "" || a.Is4In6() {
-			return nil, fmt.Errorf("%w: %q", ErrUnfit, text)
-		}
-		if slices.ContainsFunc(refused, func(p netip.Prefix) bool { return p.Contains(a) }) {
-			return nil, fmt.Errorf("%w: %s is of a range that no pod has", ErrUnfit, a)
-		}
-		if slices.Contains(shadowed, a) {
-			return nil, fmt.Errorf("%w: the pod could no longer reach %s, which is in use", ErrUnfit, a)
-		}
-		kept = append(kept, a)
+// Parse reads an address that a pod had, as a generation names it; nobody vouches for that. ErrUnfit where no pod can have had
+// it.
+func Parse(text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" || a.Is4In6() {
+		return netip.Addr{}, fmt.Errorf("%w: %q", ErrUnfit, text)
 	}
-	return kept, nil
+	if slices.ContainsFunc(refused, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return netip.Addr{}, fmt.Errorf("%w: %s is of a range that no pod has", ErrUnfit, a)
+	}
+	return a, nil
 }
 
 // Add gives the network namespace at path these addresses on its loopback, each alone in its network; one that is there

@@ -18,34 +18,54 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
-// TestConnections moves a program with connections of all kinds: its listeners go on, its peers are gone, and it reconnects.
+// TestConnections moves a program with sockets of all kinds. Its listeners go on under the new address, and what is connected
+// within the container; its peers are gone, and it connects to them again. What is bound to the pod's own address is named
+// before any notice, or goes on as well where the pod asks for that.
 func TestConnections(t *testing.T) {
 	ctx, w := testContext(t), shared()
 	image := w.buildTalker(ctx, t)
 	peer := counterPod("peer", "b", image)
 	peer.Labels = nil
-	peerIP := w.start(ctx, t, peer).waitOn(ctx, "b").Status.PodIP
+	address := w.start(ctx, t, peer).waitOn(ctx, "b").Status.PodIP
 
-	pod := counterPod("talker", "a", image, "-peer", peerIP)
+	narrow := w.create(ctx, t, talkerPod("narrow", image, "-own", "$(POD_IP)"))
+	pod := talkerPod("talker", image, "-own", "$(POD_IP)", "-peer", address)
+	pod.Annotations = map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "true"}
 	j := w.start(ctx, t, pod)
-	before := j.waitOn(ctx, "a")
+	before := j.waitOn(ctx, "a").Status.PodIP
 	token := j.logs(ctx)[0].token
-	for _, name := range []string{"outside", "packets", "loopback", "unix"} {
+	for _, name := range []string{"outside", "packets", "loopback", "unix", "own"} {
 		j.waitTold(ctx, "a", name+" connected", 1)
 	}
-	t.Log(j.read(ctx, "a", "/data/events.log"))
+	told := narrow.waitCondition(ctx, v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonPodAddressBound)
+	require.Contains(t, told.Status.Condition(v1alpha1.ConditionProtectable).Message, v1alpha1.AnnotationKeepPodIPAlias)
+	narrow.remove(ctx)
 
 	w.interrupt(ctx, t, "a", window)
-	after := j.waitOn(ctx, "b")
-	j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
-	require.NotEqual(t, before.Status.PodIP, after.Status.PodIP)
-	for _, name := range []string{"outside", "loopback"} {
+	after := j.waitOn(ctx, "b").Status.PodIP
+	c := j.wait(ctx, "restored, or given up", func(c *v1alpha1.Checkpoint) bool {
+		r := c.Status.Condition(v1alpha1.ConditionRestored)
+		return r != nil && (r.Reason == v1alpha1.ReasonRestored || r.Reason == v1alpha1.ReasonStartedClean)
+	})
+	require.True(t, c.Status.IsTrue(v1alpha1.ConditionRestored), c.Status.Condition(v1alpha1.ConditionRestored))
+	require.Equal(t, []string{before}, c.Status.Generation.PodIPs)
+	require.NotEqual(t, before, after)
+	for _, name := range []string{"outside", "loopback", "own"} {
 		j.waitTold(ctx, "b", name+" connected", 2)
 	}
-	t.Log(j.read(ctx, "b", "/data/events.log"))
-	for _, port := range []string{"tcp/7004", "tcp/7006", "udp/7004", "udp/7006"} {
-		require.Equal(t, token+" ping\n", w.ask(ctx, t, "a", after.Status.PodIP, port), port)
+	for _, port := range []string{"tcp/7004", "tcp/7006", "tcp/7007", "udp/7004", "udp/7006", "udp/7007"} {
+		require.Equal(t, token+" ping\n", w.ask(ctx, t, "a", after, port), port)
 	}
+	t.Log(j.read(ctx, "b", "/data/events.log"))
+}
+
+// talkerPod prefers node a and knows its address.
+func talkerPod(name, image string, args ...string) *corev1.Pod {
+	pod := counterPod(name, "a", image, args...)
+	pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "POD_IP", ValueFrom: &corev1.EnvVarSource{
+		FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"},
+	}}}
+	return pod
 }
 
 // buildTalker makes the image of the talker.
@@ -78,5 +98,3 @@ func (w *world) ask(ctx context.Context, t *testing.T, node, ip, at string) stri
 	require.NoError(t, err, at)
 	return string(out)
 }
-
-var _ = corev1.Pod{}

@@ -78,7 +78,7 @@ func (t *talker) tell(format string, args ...any) {
 
 // serve listens everywhere.
 func (t *talker) serve(own string) error {
-	listeners := [][2]string{{"tcp4", ":" + port4}, {"tcp6", ":" + port6}, {"unix", socket}}
+	listeners := [][2]string{{"tcp4", ":" + port4}, {"tcp", ":" + port6}, {"unix", socket}}
 	packets := [][2]string{{"udp4", ":" + port4}, {"udp", ":" + port6}}
 	if own != "" {
 		listeners = append(listeners, [2]string{"tcp", net.JoinHostPort(own, portOwn)})
