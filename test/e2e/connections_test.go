@@ -56,7 +56,32 @@ func TestConnections(t *testing.T) {
 	for _, port := range []string{"tcp/7004", "tcp/7006", "tcp/7007", "udp/7004", "udp/7006", "udp/7007"} {
 		require.Equal(t, token+" ping\n", w.ask(ctx, t, "a", after, port), port)
 	}
-	t.Log(j.read(ctx, "b", "/data/events.log"))
+	requireTold(t, j.read(ctx, "b", "/data/events.log"))
+}
+
+// requireTold holds what docs/operations.md says of connections against what the program has seen.
+func requireTold(t *testing.T, told string) {
+	t.Helper()
+	seen := map[string]int{}
+	for line := range strings.Lines(told) {
+		seen[strings.TrimSpace(line)]++
+	}
+	for _, name := range []string{"reader", "writer"} {
+		for _, line := range []string{"then reads: 0, <nil>", "then writes: -1, broken pipe", "then has SO_ERROR: 0, <nil>",
+			"then has a peer: transport endpoint is not connected"} {
+			require.Equal(t, 1, seen[name+" "+line], told)
+		}
+	}
+	require.Equal(t, 1, seen["reader: 0, <nil>"], told)
+	require.Equal(t, 1, seen["writer: -1, broken pipe"], told)
+	for _, name := range []string{"outside", "loopback", "own"} {
+		// It was about to write, or to read the answer.
+		require.Equal(t, 1, seen[name+" write: broken pipe"]+seen[name+" read: EOF"], told)
+		require.Equal(t, 2, seen[name+" connected"], told)
+	}
+	require.Equal(t, 1, seen["packets connected"], told)
+	require.Equal(t, 1, seen["unix connected"], told)
+	require.NotRegexp(t, `(packets|unix) .*:|listener|reset`, told)
 }
 
 // talkerPod prefers node a and knows its address.
