@@ -29,12 +29,11 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
-	}
+	fmt.Fprintln(os.Stderr, run())
+	os.Exit(2)
 }
 
+// run returns what keeps it from its work, which has no end.
 func run() error {
 	peer := flag.String("peer", "", "another talker")
 	own := flag.String("own", "", "address of this pod to listen at")
