@@ -74,7 +74,7 @@ func (p *Preparer) openTrees(t task) (_ *trees, err error) {
 	for name, source := range mounts.Volumes {
 		volume := tree{passed: r.Volumes[name].usedBesides(t.Container)}
 		err = volume.open(filepath.Join(p.options.HostRoot, source), dir.New)
-		if err == nil && !volume.passed && name != shmVolume {
+		if err == nil && !volume.passed {
 			err = empty(volume.root)
 		}
 		opened.volumes[name] = volume

@@ -35,13 +35,17 @@ func (p *Preparer) bring(ctx context.Context, t task, checkpoint *v1alpha1.Check
 	if err != nil {
 		return reply, 0, err
 	}
+	reply = p.reply(t, r)
+	if err := p.adapt(ctx, t, gen, reply.ImagePath); err != nil {
+		return reply, 0, err
+	}
 	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
 		return reply, 0, err
 	}
 	if err := p.handOver(t, trees.mounted()); err != nil {
 		return reply, 0, err
 	}
-	return p.reply(t, r), bytes, nil
+	return reply, bytes, nil
 }
 
 // fetch brings what the container of t needs of the generation, all checked: with the first one the images of all, so that

@@ -176,11 +176,12 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		return handover.PrepareReply{}, err
 	}
 	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
-	t := task{PrepareRequest: req, pod: shapeOf(pod)}
+	wish := wishesOf(pod)
+	t := task{PrepareRequest: req, KeepIPs: wish.keepIPs, pod: shapeOf(pod)}
 	next, last := rungCreate, outcomeOf(r, req.Container)
 	if relation != identity.Nothing {
 		t.Checkpoint, t.CheckpointUID = checkpoint.Name, checkpoint.UID
-		next = choose(relation, &checkpoint.Status, pod.UID, last, wishesOf(pod))
+		next = choose(relation, &checkpoint.Status, pod.UID, last, wish)
 	}
 	if slices.Contains(t.pod.inits, req.Container) && next != rungEvacuated {
 		return p.create(), nil // it runs again in every pod
@@ -313,6 +314,9 @@ func (p *Preparer) startClean(ctx context.Context, t task, r *restoration) (hand
 	}
 	var cause string
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
+		if err := p.letGo(t, generationOf(&c.Status)); err != nil {
+			return err
+		}
 		cause = c.Status.Condition(v1alpha1.ConditionRestored).Message
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, cause)
 		return nil

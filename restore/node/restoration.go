@@ -189,12 +189,27 @@ func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers [
 		r = fresh
 	}
 	r.Never, r.Sidecars, r.Inits = t.pod.never, t.pod.sidecars, len(t.pod.inits) > 0
-	for _, name := range []string{imagesName, filepath.Join(workName, t.Container)} {
-		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
-			return nil, fmt.Errorf("make folder for images: %w", diskFull(err))
-		}
+	if err := makeFolders(dir, t.Container, r); err != nil {
+		return nil, fmt.Errorf("make folder for images: %w", diskFull(err))
 	}
 	return r, p.save(r)
+}
+
+// makeFolders makes the folders that the restore of a container needs, without anything of an attempt that an earlier life of the
+// agent left half way.
+func makeFolders(dir, container string, r *restoration) error {
+	stale := []string{filepath.Join(workName, container)}
+	for _, name := range r.Containers {
+		if !slices.Contains(r.Fetched, name) {
+			stale = append(stale, filepath.Join(imagesName, name))
+		}
+	}
+	for _, name := range stale {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.MkdirAll(filepath.Join(dir, imagesName), 0o700), os.MkdirAll(filepath.Join(dir, workName, container), 0o700))
 }
 
 // reply is the answer that hands the container of t to CRIU.
