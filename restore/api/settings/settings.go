@@ -4,7 +4,8 @@
 //	lifeboat.dev/interval        from one round to the next while nothing presses: a duration
 //	lifeboat.dev/max-freeze      how long a safety dump may hold the pod still: a duration
 //	lifeboat.dev/max-cpu         cores that its rounds may take: 0.5 or 500m
-//	lifeboat.dev/recover         what may be restored: latest, or final-only (then no safety dumps are taken)
+//	lifeboat.dev/recover         what may be restored: latest, final-only (then no safety dumps are taken), or never (then
+//	                             nothing is stored, and the pod that follows begins anew)
 //
 // A value that is none leaves the default in place: a slip of the pen leaves nobody unprotected, but it is told.
 package settings
@@ -30,8 +31,9 @@ type Settings struct {
 	MaxFreeze time.Duration
 	// MaxCPU is how many cores its rounds may take.
 	MaxCPU float64
-	// FinalOnly says that nobody may go back to a safety dump.
-	FinalOnly bool
+	// FinalOnly says that nobody may go back to a safety dump, Never that nobody may go on from any generation at all. Never
+	// comes with FinalOnly.
+	FinalOnly, Never bool
 }
 
 // Fault is an annotation that is not understood.
@@ -96,6 +98,18 @@ func Parse(annotations map[string]string) (Settings, []Fault) {
 	return s, faults
 }
 
+// Never tells whether a pod of these annotations never goes on from a generation, nor has any taken.
+func Never(annotations map[string]string) bool {
+	s, _ := Parse(annotations)
+	return s.Never
+}
+
+// FinalOnly tells whether a pod of these annotations never goes back to a safety generation.
+func FinalOnly(annotations map[string]string) bool {
+	s, _ := Parse(annotations)
+	return s.FinalOnly
+}
+
 // Text has a line for each fault.
 func Text(faults []Fault) string {
 	lines := make([]string, len(faults))
@@ -148,8 +162,10 @@ func recovery(s *Settings, value string) error {
 	case "latest":
 	case "final-only":
 		s.FinalOnly = true
+	case "never":
+		s.FinalOnly, s.Never = true, true
 	default:
-		return errors.New("not known; write latest or final-only")
+		return errors.New("not known; write latest, final-only or never")
 	}
 	return nil
 }
