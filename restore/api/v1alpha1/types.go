@@ -227,9 +227,18 @@ type Claim struct {
 	NodeName string    `json:"nodeName"`
 	PodName  string    `json:"podName,omitempty"`
 	PodUID   types.UID `json:"podUID"`
-	// Attempts counts the restores tried under this claim.
+	// Attempts counts the restores tried of the claimed generation, or of the fallback once there is one.
 	Attempts int32            `json:"attempts"`
 	Time     metav1.MicroTime `json:"time"`
+	// Fallback is what is restored under this claim in place of the claimed generation, which could not be.
+	Fallback *Fallback `json:"fallback,omitempty"`
+}
+
+// Fallback is the generation before the claimed one: an older state of the same process.
+type Fallback struct {
+	Generation GenerationReference `json:"generation"`
+	// Reason is why the claimed generation was given up, as on condition Restored.
+	Reason string `json:"reason"`
 }
 
 // Timeline holds the moments of one interruption, nil where not reached. A new notice starts a new one, and so does the loss
@@ -370,6 +379,7 @@ const (
 	ReasonPackCorrupt      = "PackCorrupt"
 	ReasonImageChanged     = "ImageChanged"
 	ReasonRestoreFailed    = "RestoreFailed"
+	ReasonNodeDiskFull     = "NodeDiskFull"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
 	// ReasonDisruptionsIgnored and ReasonDisruptionsCounted are those of ConditionTolerated.
