@@ -68,14 +68,15 @@ func (e *Evacuator) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	targets, fault := e.retireSuperseded(ctx, targets)
 	e.prune(targets)
 	for _, t := range targets {
-		if t.Final || t.Status != StatusRunning && t.Status != StatusPaused {
+		if t.Final || t.Superseded || t.Status != StatusRunning && t.Status != StatusPaused {
 			continue
 		}
 		e.measure(e.session(t))
 	}
-	return nil
+	return fault
 }
 
 // measure takes the target's vitals.

@@ -87,7 +87,7 @@ func (e *Evacuator) prune(targets []Target) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id, s := range e.sessions {
-		if !slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id && !t.Final }) {
+		if !slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id && !t.Final && !t.Superseded }) {
 			delete(e.sessions, id)
 			e.close(s, errEnding)
 		}

@@ -26,6 +26,7 @@ import (
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.pod.nodeName`
 // +kubebuilder:printcolumn:name="Gen",type=integer,JSONPath=`.status.generation.number`,description="newest durable generation"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.status.generation.time`,description="age of the recovery point"
+// +kubebuilder:printcolumn:name="Safety",type=date,JSONPath=`.status.safety.time`,description="age of the newest safety generation: what the loss of the node would cost"
 // +kubebuilder:printcolumn:name="Dirty",type=string,JSONPath=`.status.protection.dirty`,description="what a notice would find unsent"
 // +kubebuilder:printcolumn:name="Window",type=string,JSONPath=`.status.protection.window`,description="time from a notice until all would be durable"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].status`
