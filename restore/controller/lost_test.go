@@ -57,140 +57,156 @@ func recovers(value string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.AnnotationRecover: value} }
 }
 
-// What becomes of a bare pod whose node goes, or may have gone, without a final generation of it.
+// lossOutcome is what becomes of a bare pod whose node goes, or may have gone, without a final generation of it.
+type lossOutcome int
+
+const (
+	stays   lossOutcome = iota // it bears the Checkpoint still
+	resumes                    // a replacement restores the safety generation
+	anew                       // a replacement begins anew
+	nothing                    // nothing is left
+	lost                       // it is called lost
+)
+
+type lossCase struct {
+	pod []func(*corev1.Pod)
+	do  func(*world)
+	// bare: without a safety generation.
+	bare bool
+	want lossOutcome
+}
+
+func deleted(w *world) { w.deleteNode("a") }
+
+// nodeCases are about what is seen of the node.
+var nodeCases = map[string]lossCase{
+	"its object is deleted":                         {do: deleted, want: resumes},
+	"it is out of service and silent":               {do: func(w *world) { w.silent("a"); w.settle(); w.setNode("a", outOfServiceTaint) }, want: resumes},
+	"it is out of service, but answers":             {do: func(w *world) { w.setNode("a", outOfServiceTaint) }, want: stays},
+	"it is silent":                                  {do: func(w *world) { w.silent("a") }, want: stays},
+	"it says itself that it is not ready":           {do: func(w *world) { w.setNode("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = "False" }) }, want: stays},
+	"silent, then deleted":                          {do: func(w *world) { w.silent("a"); w.settle(); w.deleteNode("a") }, want: resumes},
+	"silent, the pod is removed by force":           {do: func(w *world) { w.silent("a"); w.settle(); w.vanish() }, want: resumes},
+	"silent, removed before anybody looked":         {do: func(w *world) { w.silent("a"); w.vanish() }, want: nothing},
+	"the pod is removed by force, the node answers": {do: func(w *world) { w.vanish() }, want: nothing},
+	"silent, answers, then the pod is removed": {do: func(w *world) {
+		w.silent("a")
+		w.settle()
+		w.now = w.now.Add(time.Minute)
+		w.answers("a")
+		w.settle()
+		w.vanish()
+	}, want: nothing},
+	"silent, answers and silent again while nobody looked, removed meanwhile": {do: func(w *world) {
+		w.silent("a")
+		w.settle()
+		w.now = w.now.Add(time.Minute)
+		w.silent("a")
+		w.vanish()
+	}, want: nothing},
+	"deleted, and the pod is gone before anybody looked": {do: func(w *world) { w.deleteNode("a"); w.vanish() }, want: nothing},
+	"the user deleted the pod before":                    {do: func(w *world) { w.deleteBy(false); w.settle(); w.deleteNode("a"); w.settle(); w.kubelet() }, want: nothing},
+	"the user deletes the pod while it is silent": {do: func(w *world) {
+		w.silent("a")
+		w.settle()
+		w.deleteBy(false)
+		w.settle()
+		w.kubelet() // by force
+	}, want: nothing},
+}
+
+// podCases are about the pod's own end and what its owner wants.
+var podCases = map[string]lossCase{
+	"evicted, for the node is unreachable": {do: func(w *world) {
+		w.silent("a")
+		w.settle()
+		w.deleteBy(true)
+		w.settle()
+		w.deleteNode("a")
+	}, want: resumes},
+	"evicted, and removed by force": {do: func(w *world) { w.silent("a"); w.settle(); w.deleteBy(true); w.settle(); w.kubelet() }, want: resumes},
+	"the pod had ended": {do: func(w *world) {
+		w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+		w.deleteNode("a")
+		w.settle()
+		w.vanish()
+	}, want: nothing},
+	"under a notice, nothing dumped": {do: func(w *world) { w.notice(); w.deleteNode("a") }, want: resumes},
+	"thawed, then deleted":           {do: func(w *world) { w.notice(); w.dumpFails(); w.settle(); w.deleteNode("a") }, want: resumes},
+	"thawed, drained, deleted":       {do: func(w *world) { w.notice(); w.dumpFails(); w.deleteBy(false); w.settle(); w.deleteNode("a") }, want: resumes},
+	"thawed, shut down in good order": {do: func(w *world) {
+		w.notice()
+		w.dumpFails()
+		w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+		w.settle()
+		w.deleteNode("a")
+		w.settle()
+		w.vanish()
+	}, want: nothing},
+	"thawed, gone in good order": {do: func(w *world) { w.notice(); w.dumpFails(); w.settle(); w.vanish() }, want: lost},
+	"no safety generation":       {do: deleted, bare: true, want: anew},
+	"recover: final-only":        {pod: []func(*corev1.Pod){recovers("final-only")}, do: deleted, want: anew},
+	"recover: never":             {pod: []func(*corev1.Pod){recovers("never")}, do: deleted, want: anew},
+	"recover: never, removed by force": {pod: []func(*corev1.Pod){recovers("never")}, do: func(w *world) {
+		w.silent("a")
+		w.settle()
+		w.vanish()
+	}, want: anew},
+	"a pod that cannot be carried over": {pod: []func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.HostPID = true }}, do: func(w *world) {
+		w.deleteNode("a")
+		w.settle()
+		w.vanish()
+	}, want: nothing},
+}
+
 func TestWhatTheLossOfANodeMeans(t *testing.T) {
-	type outcome int
-	const (
-		stays   outcome = iota // the pod bears the Checkpoint still
-		resumes                // a replacement restores the safety generation
-		anew                   // a replacement begins anew
-		over                   // nothing is left
-		lost                   // it is called lost
-	)
-	deleted := func(w *world) { w.deleteNode("a") }
-	for name, tc := range map[string]struct {
-		pod []func(*corev1.Pod)
-		do  func(*world)
-		// bare: without a safety generation.
-		bare bool
-		want outcome
-	}{
-		"its object is deleted":                         {do: deleted, want: resumes},
-		"it is out of service and silent":               {do: func(w *world) { w.silent("a"); w.settle(); w.setNode("a", outOfServiceTaint) }, want: resumes},
-		"it is out of service, but answers":             {do: func(w *world) { w.setNode("a", outOfServiceTaint) }, want: stays},
-		"it is silent":                                  {do: func(w *world) { w.silent("a") }, want: stays},
-		"it says itself that it is not ready":           {do: func(w *world) { w.setNode("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = "False" }) }, want: stays},
-		"silent, then deleted":                          {do: func(w *world) { w.silent("a"); w.settle(); w.deleteNode("a") }, want: resumes},
-		"silent, the pod is removed by force":           {do: func(w *world) { w.silent("a"); w.settle(); w.vanish() }, want: resumes},
-		"silent, removed before anybody looked":         {do: func(w *world) { w.silent("a"); w.vanish() }, want: over},
-		"the pod is removed by force, the node answers": {do: func(w *world) { w.vanish() }, want: over},
-		"silent, answers, then the pod is removed": {do: func(w *world) {
-			w.silent("a")
-			w.settle()
-			w.now = w.now.Add(time.Minute)
-			w.answers("a")
-			w.settle()
-			w.vanish()
-		}, want: over},
-		"silent, answers and silent again while nobody looked, removed meanwhile": {do: func(w *world) {
-			w.silent("a")
-			w.settle()
-			w.now = w.now.Add(time.Minute)
-			w.silent("a")
-			w.vanish()
-		}, want: over},
-		"deleted, and the pod is gone before anybody looked": {do: func(w *world) { w.deleteNode("a"); w.vanish() }, want: over},
-		"the user deleted the pod before":                    {do: func(w *world) { w.deleteBy(false); w.settle(); w.deleteNode("a"); w.settle(); w.kubelet() }, want: over},
-		"the user deletes the pod while it is silent": {do: func(w *world) {
-			w.silent("a")
-			w.settle()
-			w.deleteBy(false)
-			w.settle()
-			w.kubelet() // by force
-		}, want: over},
-		"evicted, for the node is unreachable": {do: func(w *world) {
-			w.silent("a")
-			w.settle()
-			w.deleteBy(true)
-			w.settle()
-			w.deleteNode("a")
-		}, want: resumes},
-		"evicted, and removed by force": {do: func(w *world) { w.silent("a"); w.settle(); w.deleteBy(true); w.settle(); w.kubelet() }, want: resumes},
-		"the pod had ended": {do: func(w *world) {
-			w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
-			w.deleteNode("a")
-			w.settle()
-			w.vanish()
-		}, want: over},
-		"under a notice, nothing dumped": {do: func(w *world) { w.notice(); w.deleteNode("a") }, want: resumes},
-		"thawed, then deleted":           {do: func(w *world) { w.notice(); w.dumpFails(); w.settle(); w.deleteNode("a") }, want: resumes},
-		"thawed, drained, deleted":       {do: func(w *world) { w.notice(); w.dumpFails(); w.deleteBy(false); w.settle(); w.deleteNode("a") }, want: resumes},
-		"thawed, shut down in good order": {do: func(w *world) {
-			w.notice()
-			w.dumpFails()
-			w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
-			w.settle()
-			w.deleteNode("a")
-			w.settle()
-			w.vanish()
-		}, want: over},
-		"thawed, gone in good order": {do: func(w *world) { w.notice(); w.dumpFails(); w.settle(); w.vanish() }, want: lost},
-		"no safety generation":       {do: deleted, bare: true, want: anew},
-		"recover: final-only":        {pod: []func(*corev1.Pod){recovers("final-only")}, do: deleted, want: anew},
-		"recover: never":             {pod: []func(*corev1.Pod){recovers("never")}, do: deleted, want: anew},
-		"recover: never, removed by force": {pod: []func(*corev1.Pod){recovers("never")}, do: func(w *world) {
-			w.silent("a")
-			w.settle()
-			w.vanish()
-		}, want: anew},
-		"a pod that cannot be carried over": {pod: []func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.HostPID = true }}, do: func(w *world) {
-			w.deleteNode("a")
-			w.settle()
-			w.vanish()
-		}, want: over},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			source := w.userCreates(tc.pod...)
-			w.settle()
-			if !tc.bare {
-				w.safety()
-			}
-			before := w.checkpoint().UID
-			tc.do(w)
-			w.settle()
-			c := w.checkpoint()
-			if tc.want == over {
-				require.Nil(t, c)
-				require.Empty(t, w.created)
-				return
-			}
-			require.NotNil(t, c)
-			switch tc.want {
-			case stays:
-				require.Equal(t, source.UID, w.pod().UID)
-				require.Nil(t, c.Status.Generation)
-			case lost:
-				require.Equal(t, v1alpha1.ReasonPodLost, c.Status.Condition(v1alpha1.ConditionProtectable).Reason)
-				require.Empty(t, w.created)
-			case resumes:
-				require.Equal(t, before, c.UID)
-				require.Equal(t, "train/1", w.pod().Annotations[v1alpha1.AnnotationRestoreFrom])
-				require.EqualValues(t, 1, c.Status.WaitingGeneration().Number)
-				require.False(t, c.Status.Generation.Final)
-				require.Nil(t, c.Status.Silence)
-			case anew:
-				require.NotEqual(t, before, c.UID, "it is another job")
-				require.Empty(t, w.pod().Annotations[v1alpha1.AnnotationRestoreFrom])
-				require.Equal(t, w.pod().UID, c.Status.Pod.UID)
-				require.Nil(t, c.Status.Generation)
-			}
-			if tc.want == resumes || tc.want == anew {
-				require.Len(t, w.created, 1)
-				require.Empty(t, w.evictions, "nobody there would confirm it")
-				require.Contains(t, w.reasons("Checkpoint"), v1alpha1.ReasonNodeLost)
-			}
-		})
+	for _, cases := range []map[string]lossCase{nodeCases, podCases} {
+		for name, tc := range cases {
+			t.Run(name, func(t *testing.T) { tc.try(t) })
+		}
+	}
+}
+
+func (tc lossCase) try(t *testing.T) {
+	w := newWorld(t)
+	source := w.userCreates(tc.pod...)
+	w.settle()
+	if !tc.bare {
+		w.safety()
+	}
+	before := w.checkpoint().UID
+	tc.do(w)
+	w.settle()
+	c := w.checkpoint()
+	if tc.want == nothing {
+		require.Nil(t, c)
+		require.Empty(t, w.created)
+		return
+	}
+	require.NotNil(t, c)
+	switch tc.want {
+	case stays:
+		require.Equal(t, source.UID, w.pod().UID)
+		require.Nil(t, c.Status.Generation)
+	case lost:
+		require.Equal(t, v1alpha1.ReasonPodLost, c.Status.Condition(v1alpha1.ConditionProtectable).Reason)
+		require.Empty(t, w.created)
+	case resumes:
+		require.Equal(t, before, c.UID)
+		require.Equal(t, "train/1", w.pod().Annotations[v1alpha1.AnnotationRestoreFrom])
+		require.EqualValues(t, 1, c.Status.WaitingGeneration().Number)
+		require.False(t, c.Status.Generation.Final)
+		require.Nil(t, c.Status.Silence)
+	case anew:
+		require.NotEqual(t, before, c.UID, "it is another job")
+		require.Empty(t, w.pod().Annotations[v1alpha1.AnnotationRestoreFrom])
+		require.Equal(t, w.pod().UID, c.Status.Pod.UID)
+		require.Nil(t, c.Status.Generation)
+	}
+	if tc.want == resumes || tc.want == anew {
+		require.Len(t, w.created, 1)
+		require.Empty(t, w.evictions, "nobody there would confirm it")
+		require.Contains(t, w.reasons("Checkpoint"), v1alpha1.ReasonNodeLost)
 	}
 }
 
