@@ -55,8 +55,8 @@ func (e *Evacuator) missing(targets []Target) []Target {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var out []Target
-	for id, s := range e.sessions {
-		if !slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id }) {
+	for pod, s := range e.sessions {
+		if !slices.ContainsFunc(targets, func(t Target) bool { return t.PodUID == pod }) {
 			out = append(out, s.current())
 		}
 	}
@@ -67,17 +67,17 @@ func (e *Evacuator) missing(targets []Target) []Target {
 // kubelet stops it; one that was killed before that, the kubelet would start again. Nothing that it has stored since is
 // committed.
 func (e *Evacuator) retire(ctx context.Context, t Target) {
-	if !e.beginToRetire(t.ID) {
+	if !e.beginToRetire(keyOf(t)) {
 		return
 	}
 	s := e.session(t) // now, for whoever has its turn must have left it before
 	ctx = context.WithoutCancel(ctx)
-	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
+	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Logger()
 	e.ending.Go(func() {
 		if err := e.freezeSuperseded(ctx, s); err != nil {
 			log.Error().Err(err).Msg("pod that goes on elsewhere not stopped, trying again")
 			e.mu.Lock()
-			delete(e.retired, t.ID)
+			delete(e.retired, keyOf(t))
 			e.mu.Unlock()
 			return
 		}
@@ -95,24 +95,26 @@ func (e *Evacuator) freezeSuperseded(ctx context.Context, s *session) error {
 	return e.freezeForGood(ctx, s.current())
 }
 
-// freezeForGood has signals held back, so that none of t's code runs any more, and freezes it.
+// freezeForGood has signals held back, so that none of t's code runs any more, and freezes what there is of it.
 func (e *Evacuator) freezeForGood(ctx context.Context, t Target) error {
-	if err := e.hold(t.ID); err != nil {
+	if err := e.holdForGood(t); err != nil {
 		return err
 	}
-	if err := e.options.Runtime.Pause(ctx, t.ID); err != nil && !errors.Is(err, ErrGone) {
-		return err
-	}
-	return nil
+	return each(t, func(c Container) error {
+		if err := e.options.Runtime.Pause(ctx, c.ID); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+		return nil
+	})
 }
 
 // beginToRetire says no where that was done by this life of the agent, or is under way.
-func (e *Evacuator) beginToRetire(id string) bool {
+func (e *Evacuator) beginToRetire(key sessionKey) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.retired[id] {
+	if e.retired[key] {
 		return false
 	}
-	e.retired[id] = true
+	e.retired[key] = true
 	return true
 }

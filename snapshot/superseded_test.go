@@ -26,21 +26,21 @@ func (c *cluster) Targets(ctx context.Context) ([]Target, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range all {
-		all[i].Superseded = c.superseded[all[i].ID]
+		all[i].Superseded = c.superseded[podOf(all[i])]
 	}
-	return slices.DeleteFunc(all, func(t Target) bool { return c.away[t.ID] }), err
+	return slices.DeleteFunc(all, func(t Target) bool { return c.away[podOf(t)] }), err
 }
 
 func (c *cluster) Superseded(_ context.Context, t Target) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.superseded[t.ID], nil
+	return c.superseded[podOf(t)], nil
 }
 
 func (c *cluster) refuse(t Target) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.superseded[t.ID] {
+	if c.superseded[podOf(t)] {
 		return fmt.Errorf("%w: %s", ErrSuperseded, t.Pod)
 	}
 	return nil

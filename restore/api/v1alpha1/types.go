@@ -306,23 +306,24 @@ const (
 
 // Reasons of ConditionProtectable. Each False one names an obstacle; the condition's message names the mend.
 const (
-	ReasonProtected          = "Protected"
-	ReasonHostPID            = "HostPID"
-	ReasonHostIPC            = "HostIPC"
-	ReasonHostNetwork        = "HostNetwork"
-	ReasonSharedPID          = "ShareProcessNamespace"
-	ReasonHostPathVolume     = "HostPathVolume"
-	ReasonMultipleContainers = "MultipleContainers"
-	ReasonNodeBound          = "NodeBound"
-	ReasonDevices            = "DevicesRequested"
-	ReasonPodEnded           = "PodEnded"
-	ReasonNodeNotReady       = "NodeWithoutAgent"
-	ReasonRuntimeClass       = "RuntimeClassUnsupported"
-	ReasonNotScheduled       = "NotScheduled"
-	ReasonNameTaken          = "NameTaken"
-	ReasonPodLost            = "PodLost"
-	ReasonExclusionInvalid   = "ExclusionInvalid"
-	ReasonRecoverNever       = "RecoverNever"
+	ReasonProtected        = "Protected"
+	ReasonHostPID          = "HostPID"
+	ReasonHostIPC          = "HostIPC"
+	ReasonHostNetwork      = "HostNetwork"
+	ReasonSharedPID        = "ShareProcessNamespace"
+	ReasonHostPathVolume   = "HostPathVolume"
+	ReasonContainerEnded   = "ContainerEnded"
+	ReasonContainerWaiting = "ContainerWaiting"
+	ReasonNodeBound        = "NodeBound"
+	ReasonDevices          = "DevicesRequested"
+	ReasonPodEnded         = "PodEnded"
+	ReasonNodeNotReady     = "NodeWithoutAgent"
+	ReasonRuntimeClass     = "RuntimeClassUnsupported"
+	ReasonNotScheduled     = "NotScheduled"
+	ReasonNameTaken        = "NameTaken"
+	ReasonPodLost          = "PodLost"
+	ReasonExclusionInvalid = "ExclusionInvalid"
+	ReasonRecoverNever     = "RecoverNever"
 )
 
 // Reasons of ConditionDumpable, which ConditionProtectable and ConditionCurrent take over. Only the pod's running tasks and
@@ -339,6 +340,7 @@ const (
 	ReasonNestedNamespace      = "NestedNamespace"
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
+	ReasonContainersConnected  = "ContainersConnected"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )
 
