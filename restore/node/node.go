@@ -14,6 +14,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,6 +79,8 @@ type Options struct {
 	WorkDir string
 	// CRIUConfig is the host path of the CRIU configuration for restores.
 	CRIUConfig string
+	// MountInfo is the mountinfo file of the host's pid 1, as this process sees it; empty: /proc/1/mountinfo.
+	MountInfo string
 	// OnHost runs a program in the mount namespace of the host's pid 1.
 	OnHost func(ctx context.Context, argv ...string) error
 	// Running tells whether the OCI runtime has a live container of that id.
@@ -100,7 +103,10 @@ type Preparer struct {
 }
 
 // New returns a Preparer.
-func New(options Options) *Preparer { return &Preparer{options: options, begun: map[string]bool{}} }
+func New(options Options) *Preparer {
+	options.MountInfo = cmp.Or(options.MountInfo, "/proc/1/mountinfo")
+	return &Preparer{options: options, begun: map[string]bool{}}
+}
 
 // Prepare answers what becomes of a container about to be created. What may pass (an API server or a bucket that does
 // not answer, a source not released yet) is waited for within the time that the kubelet gives a create: the error of one
