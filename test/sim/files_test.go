@@ -15,25 +15,37 @@ import (
 // stateFile is the file that a container writes in its writable layer, how far its work has come.
 const stateFile = "state"
 
-// Preload implements snapshot.Files. It sees a file that is written to.
-func (e engine) Preload(ctx context.Context, t snapshot.Target, _ float64, w snapshot.FileWriter) (snapshot.FilePass, error) {
-	content, err := e.file(ctx, t.ID)
-	if err != nil {
-		return snapshot.FilePass{}, err
+// Preload implements snapshot.Files. It sees files that are written to.
+func (e engine) Preload(ctx context.Context, t snapshot.Target, _ float64, w snapshot.FileWriter) (pass snapshot.FilePass, err error) {
+	for _, c := range t.Containers {
+		content, err := e.file(ctx, c.ID)
+		if err == nil {
+			err = w.Preload(ctx, layout.LayerPath(c.Name)+"/"+stateFile, int64(len(content)), bytes.NewReader(content))
+		}
+		if err != nil {
+			return pass, err
+		}
+		pass.Bytes += int64(len(content))
 	}
-	return snapshot.FilePass{Bytes: int64(len(content))}, w.Preload(ctx, layout.LayerPath(t.Name)+"/"+stateFile, int64(len(content)), bytes.NewReader(content))
+	return pass, nil
 }
 
 // Add implements snapshot.Files.
-func (e engine) Add(ctx context.Context, t snapshot.Target, w snapshot.FileWriter) (snapshot.FilePass, error) {
-	content, err := e.file(ctx, t.ID)
-	if err != nil {
-		return snapshot.FilePass{}, err
+func (e engine) Add(ctx context.Context, t snapshot.Target, w snapshot.FileWriter) (pass snapshot.FilePass, err error) {
+	for _, c := range t.Containers {
+		content, err := e.file(ctx, c.ID)
+		if err != nil {
+			return pass, err
+		}
+		entry := store.Entry{
+			Path: layout.LayerPath(c.Name) + "/" + stateFile, Type: store.TypeRegular, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0),
+		}
+		if err := w.Add(ctx, entry, bytes.NewReader(content)); err != nil {
+			return pass, err
+		}
+		pass.Bytes += int64(len(content))
 	}
-	entry := store.Entry{
-		Path: layout.LayerPath(t.Name) + "/" + stateFile, Type: store.TypeRegular, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0),
-	}
-	return snapshot.FilePass{Bytes: entry.Size, BytesRead: entry.Size}, w.Add(ctx, entry, bytes.NewReader(content))
+	return pass, nil
 }
 
 func (e engine) file(ctx context.Context, id string) (content []byte, err error) {

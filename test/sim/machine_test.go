@@ -219,7 +219,9 @@ func (c *container) memory() []byte {
 }
 
 // content is what it has in its files.
-func (c *container) content() []byte { return fmt.Appendf(nil, "lineage %d at %d\n", c.lineage.id, c.done()) }
+func (c *container) content() []byte {
+	return fmt.Appendf(nil, "lineage %d at %d\n", c.lineage.id, c.done())
+}
 
 // engine is the OCI runtime and CRIU of a node for one life of its agent.
 type engine struct {

@@ -143,7 +143,9 @@ func (w *world) containerOf(pod types.UID) *container {
 }
 
 // gcOf tells whether the owner no longer wants the container's pod.
-func (w *world) gcOf(c *container) bool { return w.plan.kind != bare && w.api.now(key{"nodes", c.m.name}) == nil }
+func (w *world) gcOf(c *container) bool {
+	return w.plan.kind != bare && w.api.now(key{"nodes", c.m.name}) == nil
+}
 
 // isFinal tells whether a Checkpoint names a final generation of the container's pod.
 func (w *world) isFinal(c *container) bool {
