@@ -278,7 +278,7 @@ func statusOf(c *container) snapshot.Status {
 	case frozen:
 		return snapshot.StatusPaused
 	case created:
-		return "created"
+		return snapshot.StatusCreated
 	}
 	return snapshot.StatusStopped
 }
