@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -46,6 +47,7 @@ type host struct {
 	boxes    map[string]*box
 	final    map[string]Committed
 	failed   map[string]string
+	causes   map[string]string
 	safety   map[string]Committed
 	verdicts map[string][]Verdict
 	scans    map[string]int
@@ -54,13 +56,14 @@ type host struct {
 	// obstacles are what keeps boxes from being dumped.
 	obstacles map[string][]obstacle.Obstacle
 	unjudged  bool
+	leaving   atomic.Bool
 	// missing are containers that pods lack.
 	missing map[string][]string
 	// share is that of the newest scan; throttled has all targets run at their limits.
 	share     float64
 	throttled bool
-	// onScan, onDump and onFiles are called at the beginning of each, and may fail it. ctx is the call's.
-	onScan, onDump, onFiles func(ctx context.Context, id string) error
+	// onScan, onDump, onFiles and onBegun are called at the beginning of each, and may fail it. ctx is the call's.
+	onScan, onDump, onFiles, onBegun func(ctx context.Context, id string) error
 }
 
 const boxPages = 600
@@ -328,23 +331,26 @@ func hostTarget(ids ...string) Target {
 
 func podOf(t Target) string { return strings.TrimPrefix(t.PodUID, "pod-") }
 
-func (h *host) Begun(context.Context, Target, Moments) error { return nil }
+func (h *host) Begun(ctx context.Context, t Target, _ Moments) error {
+	return h.call(ctx, h.onBegun, podOf(t))
+}
 
 func (h *host) Final(_ context.Context, t Target, g Committed, _ Moments) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range t.Containers {
-		require.Equal(h.t, StatusPaused, h.boxes[c.ID].status, "recorded as final while it ran")
+		require.NotEqual(h.t, StatusRunning, h.boxes[c.ID].status, "recorded as final while it ran")
 	}
 	h.final[podOf(t)] = g
 	return nil
 }
 
-func (h *host) Leaving(context.Context, Target) (bool, error) { return false, nil }
+func (h *host) Leaving(context.Context, Target) (bool, error) { return h.leaving.Load(), nil }
 
-func (h *host) Failed(_ context.Context, t Target, reason, _ string) error {
+func (h *host) Failed(_ context.Context, t Target, reason, message string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.causes[podOf(t)] = message
 	h.failed[podOf(t)] = reason
 	return nil
 }
@@ -407,7 +413,7 @@ type boxScene struct {
 func newBoxScene(t *testing.T, ids ...string) *boxScene {
 	t.Helper()
 	h := &host{
-		t: t, dir: t.TempDir(), boxes: map[string]*box{}, final: map[string]Committed{}, failed: map[string]string{},
+		t: t, dir: t.TempDir(), boxes: map[string]*box{}, final: map[string]Committed{}, failed: map[string]string{}, causes: map[string]string{},
 		safety: map[string]Committed{}, verdicts: map[string][]Verdict{}, scans: map[string]int{},
 	}
 	for _, id := range ids {
