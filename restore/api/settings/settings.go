@@ -4,6 +4,7 @@
 //	lifeboat.dev/interval        from one round to the next while nothing presses: a duration
 //	lifeboat.dev/max-freeze      how long a safety dump may hold the pod still: a duration
 //	lifeboat.dev/max-cpu         cores that its rounds may take: 0.5 or 500m
+//	lifeboat.dev/keep-pod-ip-alias  true: sockets bound to the pod's own address are restored, and it is kept as an alias
 //	lifeboat.dev/recover         what may be restored: latest, final-only (then no safety dumps are taken), or never (then
 //	                             nothing is stored, and the pod that follows begins anew)
 //
@@ -34,6 +35,8 @@ type Settings struct {
 	// FinalOnly says that nobody may go back to a safety dump, Never that nobody may go on from any generation at all. Never
 	// comes with FinalOnly.
 	FinalOnly, Never bool
+	// KeepPodIPAlias says that the pod that continues it gets its addresses as aliases.
+	KeepPodIPAlias bool
 }
 
 // Fault is an annotation that is not understood.
@@ -64,6 +67,13 @@ var parsers = map[string]func(*Settings, string) error{
 	},
 	v1alpha1.AnnotationMaxCPU:  cores,
 	v1alpha1.AnnotationRecover: recovery,
+	v1alpha1.AnnotationKeepPodIPAlias: func(s *Settings, v string) error {
+		if v != "true" && v != "false" {
+			return errors.New("not known; write true or false, in quotes")
+		}
+		s.KeepPodIPAlias = v == "true"
+		return nil
+	},
 }
 
 // others are the annotations that mean something to Lifeboat beside those.
