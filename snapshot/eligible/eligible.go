@@ -41,6 +41,11 @@ func (l Looker) Look(ctx context.Context, t snapshot.Target, mostFileBytes int64
 		inits[i] = c.PID
 	}
 	found, err := l.Tasks(inits...)
+	if err != nil {
+		return nil, err
+	}
+	together, err := l.Together(t.Containers)
+	found = append(found, together...)
 	if err != nil || l.Files == nil || mostFileBytes == 0 {
 		return found, err
 	}

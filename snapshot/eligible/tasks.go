@@ -33,6 +33,10 @@ var reasons = []struct{ reason, message string }{
 		"use an eventfd without the flag"},
 	{v1alpha1.ReasonUnlinkedFileTooLarge, "open files without a name in %s: larger than the 1 GiB that CRIU may copy; keep the name until the file is closed"},
 	{v1alpha1.ReasonNestedNamespace, "PID or user namespaces within the container's in %s: CRIU cannot dump them; switch that sandbox off"},
+	{v1alpha1.ReasonContainersConnected, "open in several containers: %s; CRIU dumps each container by itself; use TCP over localhost, or bring the " +
+		"programs together in one container"},
+	{v1alpha1.ReasonSystemVIPC, "System V %s in a pod with several containers: CRIU dumps them with each and restores them once; use POSIX ones " +
+		"(/dev/shm), or bring the programs together in one container"},
 	{v1alpha1.ReasonTraced, "a debugger is attached to %s: CRIU cannot attach; end the debugger"},
 	{v1alpha1.ReasonTaskStopped, "stopped by a signal: %s; CRIU waits for it for ever under the freezer of cgroup v1; send SIGCONT, or use nodes with cgroup v2"},
 }

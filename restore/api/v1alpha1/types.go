@@ -313,6 +313,7 @@ const (
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
 	ReasonContainersConnected  = "ContainersConnected"
+	ReasonSystemVIPC           = "SystemVIPC"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )
 
