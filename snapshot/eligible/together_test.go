@@ -19,29 +19,28 @@ import (
 // ends are files for two containers.
 type ends struct{ one, other []*os.File }
 
+func pathIn(t *testing.T) string { return filepath.Join(t.TempDir(), "x") }
+
+func openFile(t *testing.T, name string, flags int) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(name, flags, 0o600)
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func socketPair(t *testing.T) (*os.File, *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	return os.NewFile(uintptr(fds[0]), "one"), os.NewFile(uintptr(fds[1]), "other")
+}
+
 func TestTogether(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("namespaces need root")
 	}
-	own, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	for _, fd := range own { // what this process was given by whoever started it is not for both
-		if n, err := strconv.Atoi(fd.Name()); err == nil && n > 2 {
-			unix.CloseOnExec(n)
-		}
-	}
-	path := func(t *testing.T) string { return filepath.Join(t.TempDir(), "x") }
-	open := func(t *testing.T, name string, flags int) *os.File {
-		f, err := os.OpenFile(name, flags, 0o600)
-		require.NoError(t, err)
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
-	pair := func(t *testing.T) (*os.File, *os.File) {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		require.NoError(t, err)
-		return os.NewFile(uintptr(fds[0]), "one"), os.NewFile(uintptr(fds[1]), "other")
-	}
+	closeOnExec(t)
 	for _, c := range []struct {
 		name  string
 		make  func(t *testing.T) ends
@@ -51,15 +50,15 @@ func TestTogether(t *testing.T) {
 	}{
 		{"nothing", func(*testing.T) ends { return ends{} }, "pipe", nil, nil},
 		{"both ends of a socket in one", func(t *testing.T) ends {
-			a, b := pair(t)
+			a, b := socketPair(t)
 			return ends{one: []*os.File{a, b}}
 		}, "unix", nil, nil},
 		{"a socket from one to the other", func(t *testing.T) ends {
-			a, b := pair(t)
+			a, b := socketPair(t)
 			return ends{[]*os.File{a}, []*os.File{b}}
 		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"in main (socket)", "in side (socket)"}},
 		{"a listener that nobody is connected to", func(t *testing.T) ends {
-			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path(t), Net: "unix"})
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: pathIn(t), Net: "unix"})
 			require.NoError(t, err)
 			f, err := l.File()
 			require.NoError(t, err)
@@ -67,17 +66,17 @@ func TestTogether(t *testing.T) {
 			return ends{one: []*os.File{f}}
 		}, "unix", nil, nil},
 		{"a FIFO", func(t *testing.T) ends {
-			name := path(t)
+			name := pathIn(t)
 			require.NoError(t, unix.Mkfifo(name, 0o600))
-			return ends{[]*os.File{open(t, name, os.O_RDWR)}, []*os.File{open(t, name, os.O_RDWR)}}
+			return ends{[]*os.File{openFile(t, name, os.O_RDWR)}, []*os.File{openFile(t, name, os.O_RDWR)}}
 		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"in main (/", "/x)"}},
 		{"a file", func(t *testing.T) ends {
-			name := path(t)
-			return ends{[]*os.File{open(t, name, os.O_RDWR|os.O_CREATE)}, []*os.File{open(t, name, os.O_RDWR)}}
+			name := pathIn(t)
+			return ends{[]*os.File{openFile(t, name, os.O_RDWR|os.O_CREATE)}, []*os.File{openFile(t, name, os.O_RDWR)}}
 		}, "null", nil, nil},
 		{"a file without a name", func(t *testing.T) ends {
-			name := path(t)
-			e := ends{[]*os.File{open(t, name, os.O_RDWR|os.O_CREATE)}, []*os.File{open(t, name, os.O_RDWR)}}
+			name := pathIn(t)
+			e := ends{[]*os.File{openFile(t, name, os.O_RDWR|os.O_CREATE)}, []*os.File{openFile(t, name, os.O_RDWR)}}
 			require.NoError(t, os.Remove(name))
 			return e
 		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"/x)"}},
@@ -108,6 +107,18 @@ func TestTogether(t *testing.T) {
 			require.Empty(t, alone, "one container has no other")
 		})
 	}
-	_, err = Looker{Proc: "/proc"}.Together([]snapshot.Container{{PID: 1 << 22}, {PID: os.Getpid()}})
+	_, err := Looker{Proc: "/proc"}.Together([]snapshot.Container{{PID: 1 << 22}, {PID: os.Getpid()}})
 	require.ErrorIs(t, err, snapshot.ErrGone)
+}
+
+// closeOnExec keeps what this process was given by whoever started it to itself.
+func closeOnExec(t *testing.T) {
+	t.Helper()
+	own, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	for _, fd := range own {
+		if n, err := strconv.Atoi(fd.Name()); err == nil && n > 2 {
+			unix.CloseOnExec(n)
+		}
+	}
 }
