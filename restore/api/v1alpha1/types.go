@@ -347,6 +347,7 @@ const (
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
 	ReasonContainersConnected  = "ContainersConnected"
+	ReasonSystemVIPC           = "SystemVIPC"
 	ReasonPodAddressBound      = "PodAddressBound"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )
