@@ -16,8 +16,10 @@ import (
 // Status is an OCI container status.
 type Status string
 
-// The statuses that matter here. A container that the runtime no longer knows counts as stopped.
+// The statuses that matter here. A container that the runtime no longer knows counts as stopped; one that is created has not
+// begun: what is in there is the runtime's, not the job's.
 const (
+	StatusCreated Status = "created"
 	StatusRunning Status = "running"
 	StatusPaused  Status = "paused"
 	StatusStopped Status = "stopped"
@@ -80,6 +82,10 @@ type Target struct {
 	Obstacles []obstacle.Obstacle
 	// LeaveOut are the files that are no part of its generations.
 	LeaveOut exclude.Patterns
+	// PodIPs are the pod's addresses, those that it keeps of pods before it among them. KeepsIPs says that the pod that
+	// continues it has them as well, so that sockets may be bound to them.
+	PodIPs   []string
+	KeepsIPs bool
 }
 
 // Has says whether the container of that id is one of t's.

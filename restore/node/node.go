@@ -14,6 +14,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,6 +77,8 @@ type Options struct {
 	WorkDir string
 	// CRIUConfig is the host path of the CRIU configuration for restores.
 	CRIUConfig string
+	// MountInfo is the mountinfo file of the host's pid 1, as this process sees it; empty: /proc/1/mountinfo.
+	MountInfo string
 	// OnHost runs a program in the mount namespace of the host's pid 1.
 	OnHost func(ctx context.Context, argv ...string) error
 	// Running tells whether the OCI runtime has a live container of that id.
@@ -107,6 +110,7 @@ type Preparer struct {
 
 // New returns a Preparer.
 func New(options Options) *Preparer {
+	options.MountInfo = cmp.Or(options.MountInfo, "/proc/1/mountinfo")
 	if options.Meter == nil {
 		options.Meter = NewMeter()
 	}
@@ -172,8 +176,9 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
-	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID}
-	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wishesOf(pod)) {
+	wish := wishesOf(pod)
+	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID, KeepIPs: wish.keepIPs}
+	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wish) {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
@@ -252,6 +257,9 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 	if err = p.checkImage(ctx, t, gen); err == nil {
 		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
 	}
+	if err == nil {
+		err = p.adapt(ctx, t, gen, reply.ImagePath)
+	}
 	if err != nil {
 		return handover.PrepareReply{}, p.notRestored(ctx, t, err)
 	}
@@ -278,6 +286,9 @@ func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareRepl
 	}
 	var cause string
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
+		if err := p.letGo(t, generationOf(&c.Status)); err != nil {
+			return err
+		}
 		cause = c.Status.Condition(v1alpha1.ConditionRestored).Message
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, cause)
 		return nil
