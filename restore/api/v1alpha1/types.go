@@ -32,8 +32,8 @@ import (
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].reason`
 // +kubebuilder:printcolumn:name="Verdict",type=string,JSONPath=`.status.protection.level`,description="Safe, AtRisk or Unprotected: what a notice that came now would find"
 // +kubebuilder:printcolumn:name="Why",type=string,JSONPath=`.status.conditions[?(@.type=="Current")].reason`
+// +kubebuilder:printcolumn:name="Restored",type=string,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`,description="Waiting, Restoring, Restored, StartedClean, or why not: what became of GEN"
 // +kubebuilder:printcolumn:name="Evacuated",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Evacuated")].reason`
-// +kubebuilder:printcolumn:name="Restored",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`
 // +kubebuilder:selectablefield:JSONPath=`.status.pod.uid`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.identity.name || (self.metadata.name.size() > 17 && self.spec.identity.name.startsWith(self.metadata.name.substring(0, self.metadata.name.size() - 17)))",message="a Checkpoint bears the name of its first pod: metadata.name must be spec.identity.name, or that with a dash and the identity's key of 16 characters"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || has(self.status)",message="status cannot be taken away: it holds the epoch that fences older claims"
@@ -275,8 +275,8 @@ const (
 	ConditionReleased = "Released"
 	// ConditionClaimed: status.claim holds for status.generation. Owner: claiming agent.
 	ConditionClaimed = "Claimed"
-	// ConditionRestored: the claimed generation runs again; False with the reason of the rung that failed. Owner:
-	// claiming agent.
+	// ConditionRestored: the claimed generation runs again; False with the reason of the rung that failed. Unknown from the
+	// moment at which there is a generation to be claimed. Owner: claiming agent, from the claim on.
 	ConditionRestored = "Restored"
 	// ConditionTolerated: the pod's Job does not count an interruption as a failure; False where it does. It says nothing
 	// of whether the pod can be saved. On pods of Jobs alone. Owner: controller.
@@ -363,6 +363,7 @@ const (
 	ReasonNodeDiskFull     = "NodeDiskFull"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
+	ReasonWaiting          = "Waiting"
 	// ReasonDisruptionsIgnored and ReasonDisruptionsCounted are those of ConditionTolerated.
 	ReasonDisruptionsIgnored = "DisruptionsIgnored"
 	ReasonDisruptionsCounted = "DisruptionsCounted"
