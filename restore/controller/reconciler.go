@@ -71,6 +71,7 @@ type phase struct {
 
 func (r *Reconciler) phases() []phase {
 	return []phase{
+		{"note eviction", r.noteEviction},
 		{"end", r.end},
 		{"follow", r.follow},
 		{"protect", r.protect},

@@ -34,7 +34,7 @@ const deadlineSlack = 10 * time.Second
 //  1. its own, by UID;
 //  2. for a new pod: the one that its annotation names, where that has a generation waiting;
 //  3. the one of its key whose generation has waited for the longest;
-//  4. one of its key whose source is being evacuated, unless the pod's annotation says not to wait.
+//  4. one of its key whose source is being evacuated, or was evicted in this moment and its notice may not be heard yet, unless the pod's annotation says not to wait.
 //
 // taken has the names of Checkpoints that other new pods are meant for, as far as known: they come last in 3 and do not
 // count in 4. A pod that was given a Checkpoint of its own before there was anything to continue, and has not started yet,
@@ -99,7 +99,7 @@ func continues(pod *corev1.Pod, points []v1alpha1.Checkpoint, taken map[string]b
 		case c.Labels[v1alpha1.LabelIdentity] != key:
 		case Claimable(c, pod.UID):
 			waiting = append(waiting, c)
-		case coming(c, pod.UID, now) && !taken[c.Name]:
+		case (coming(c, pod.UID, now) || evicted(c, pod.UID, now)) && !taken[c.Name]:
 			awaited = append(awaited, c)
 		}
 	}

@@ -137,6 +137,8 @@ type CheckpointStatus struct {
 	Protection *Protection `json:"protection,omitempty"`
 	// Claim is the newest claim. Written by the agent that claims: the one optimistic update that decides who restores.
 	Claim *Claim `json:"claim,omitempty"`
+	// Evicted says that somebody else evicted the bearer before its notice was heard. Written by the controller.
+	Evicted *Evicted `json:"evicted,omitempty"`
 	// Timeline holds the moments of the newest interruption. Each is written by the one who was there.
 	Timeline *Timeline `json:"timeline,omitempty"`
 	// Conditions are of the types and reasons of this package, no others.
@@ -218,6 +220,13 @@ type Claim struct {
 	Time     metav1.MicroTime `json:"time"`
 	// Fallback is what is restored under this claim in place of the claimed generation, which could not be.
 	Fallback *Fallback `json:"fallback,omitempty"`
+}
+
+// Evicted is the removal of a pod by the Eviction API, by preemption or for a taint, before its node's agent has heard of an
+// interruption. Who evicts may have heard earlier: drain handlers act on the same notice.
+type Evicted struct {
+	PodUID types.UID        `json:"podUID"`
+	Time   metav1.MicroTime `json:"time"`
 }
 
 // Fallback is the generation before the claimed one: an older state of the same process.
