@@ -13,7 +13,7 @@ import (
 // from the beginning. Nothing is removed or made for that.
 func (r *Reconciler) noteEviction(ctx context.Context, o *observation) (verdict, error) {
 	s := &o.checkpoint.Status
-	if o.pod == nil || o.pod.DeletionTimestamp == nil || leaving(o.pod) || over(o.pod) || StageOf(s) != StageNone || evacuated(s) || !bears(s, o.pod.UID) {
+	if o.pod == nil || o.pod.DeletionTimestamp == nil || leaving(o.pod) || over(o.pod) || StageOf(s) != StageNone || outgoing(s) || !bears(s, o.pod.UID) {
 		return goOn, nil
 	}
 	if s.Evicted != nil && s.Evicted.PodUID == o.pod.UID {
