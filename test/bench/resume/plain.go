@@ -27,6 +27,8 @@ const (
 	bundles    = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 	// inventory is an image that every dump has.
 	inventory = "inventory.img"
+	// criuConfig is what images that were dumped with these options need: CRIU refuses them otherwise.
+	criuConfig = "tcp-close\nnetwork-lock skip\n"
 	// linkEvery is much shorter than CRIU takes to restore anything.
 	linkEvery = 5 * time.Millisecond
 )
@@ -132,7 +134,7 @@ func (l *lab) runcRestore(ctx context.Context, bundle string) (time.Duration, er
 	const id = "lifeboat-bench"
 	began := time.Now()
 	// Its standard streams become the job's: no pipe of ours, for whose end we would wait as long as the job runs.
-	_, err := l.there.Exec(ctx, "sh", "-c", `exec runc --root "$1" --log "$4/runc.log" restore --detach --no-subreaper --file-locks --bundle "$2" `+
+	_, err := l.there.Exec(ctx, "sh", "-c", `export CRIU_CONFIG_FILE="$2/criu.conf"; exec runc --root "$1" --log "$4/runc.log" restore --detach --no-subreaper --file-locks --bundle "$2" `+
 		`--image-path "$4" --work-path "$2/work" "$3" </dev/null >/dev/null 2>&1`, "sh", runcRoot, bundle, id, keptFolder)
 	took := time.Since(began)
 	if err != nil {
@@ -158,7 +160,8 @@ func copyBundle(from, to, rootfs string) error {
 	if err := os.MkdirAll(filepath.Join(to, "work"), 0o700); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(to, "config.json"), text, 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(to, "config.json"), text, 0o600),
+		os.WriteFile(filepath.Join(to, "criu.conf"), []byte(criuConfig), 0o600)); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	return nil

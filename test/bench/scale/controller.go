@@ -39,8 +39,10 @@ const (
 // controller is lifeboat-controller, which runs in the bed's network.
 type controller struct {
 	command *exec.Cmd
-	log     string
-	inside  *http.Client
+	// ended is closed when it has ended, by itself or not.
+	ended  chan struct{}
+	log    string
+	inside *http.Client
 }
 
 // startController starts the real program under its own account.
@@ -69,6 +71,11 @@ func (l *lab) startController(ctx context.Context) (_ *controller, err error) {
 	if err := c.command.Start(); err != nil {
 		return nil, fmt.Errorf("start controller: %w", err)
 	}
+	c.ended = make(chan struct{})
+	go func() {
+		defer close(c.ended)
+		_ = c.command.Wait() // why it ended is in its log
+	}()
 	return c, nil
 }
 
@@ -171,11 +178,18 @@ func (c *controller) end() error {
 	}
 	timer := time.AfterFunc(20*time.Second, func() { _ = c.command.Process.Kill() })
 	defer timer.Stop()
-	var ended *exec.ExitError
-	if err := c.command.Wait(); err != nil && !errors.As(err, &ended) {
-		return fmt.Errorf("end controller: %w", err)
-	}
+	<-c.ended
 	return nil
+}
+
+// lost is an error where the controller has ended by itself.
+func (c *controller) lost() error {
+	select {
+	case <-c.ended:
+		return errors.New("the controller has ended: see its log")
+	default:
+		return nil
+	}
 }
 
 // keepLog copies the controller's log into the folder.

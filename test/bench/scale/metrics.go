@@ -122,7 +122,7 @@ func audited(log io.Reader, from, to time.Time) (map[string]int, error) {
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			return nil, fmt.Errorf("read audit log: %w", err)
 		}
-		if !r.At.Before(from) && r.At.Before(to) && r.ObjectRef.Resource != "leases" && !strings.HasSuffix(r.ObjectRef.Resource, "reviews") {
+		if !r.At.Before(from) && r.At.Before(to) && r.ObjectRef.Resource != "" && r.ObjectRef.Resource != "leases" && !strings.HasSuffix(r.ObjectRef.Resource, "reviews") {
 			counted[r.name()]++
 		}
 	}

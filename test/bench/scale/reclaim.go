@@ -103,7 +103,7 @@ func (l *lab) reclaim(ctx context.Context, p plan) ([]rows.Row, error) {
 			done, state := r.state()
 			l.world.mu.Lock()
 			defer l.world.mu.Unlock()
-			return done, state, errors.Join(l.world.faults...)
+			return done, state, errors.Join(l.controller.lost(), errors.Join(l.world.faults...))
 		})
 	})
 	_, state := r.state()
