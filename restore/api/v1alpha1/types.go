@@ -172,6 +172,12 @@ type GenerationReference struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=128
 	Containers []string `json:"containers,omitempty"`
+	// PodIPs are the addresses of the pod whose state it is, and those that it kept of pods before it. Nobody vouches for
+	// them.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=45
+	PodIPs []string `json:"podIPs,omitempty"`
 	// StoredBytes is what the bucket took for it; RSSBytes what the containers held in memory.
 	StoredBytes int64 `json:"storedBytes"`
 	RSSBytes    int64 `json:"rssBytes"`
@@ -279,22 +285,23 @@ const (
 
 // Reasons of ConditionProtectable. Each False one names an obstacle; the condition's message names the mend.
 const (
-	ReasonProtected          = "Protected"
-	ReasonHostPID            = "HostPID"
-	ReasonHostIPC            = "HostIPC"
-	ReasonHostNetwork        = "HostNetwork"
-	ReasonSharedPID          = "ShareProcessNamespace"
-	ReasonHostPathVolume     = "HostPathVolume"
-	ReasonMultipleContainers = "MultipleContainers"
-	ReasonNodeBound          = "NodeBound"
-	ReasonDevices            = "DevicesRequested"
-	ReasonPodEnded           = "PodEnded"
-	ReasonNodeNotReady       = "NodeWithoutAgent"
-	ReasonRuntimeClass       = "RuntimeClassUnsupported"
-	ReasonNotScheduled       = "NotScheduled"
-	ReasonNameTaken          = "NameTaken"
-	ReasonPodLost            = "PodLost"
-	ReasonExclusionInvalid   = "ExclusionInvalid"
+	ReasonProtected        = "Protected"
+	ReasonHostPID          = "HostPID"
+	ReasonHostIPC          = "HostIPC"
+	ReasonHostNetwork      = "HostNetwork"
+	ReasonSharedPID        = "ShareProcessNamespace"
+	ReasonHostPathVolume   = "HostPathVolume"
+	ReasonContainerEnded   = "ContainerEnded"
+	ReasonContainerWaiting = "ContainerWaiting"
+	ReasonNodeBound        = "NodeBound"
+	ReasonDevices          = "DevicesRequested"
+	ReasonPodEnded         = "PodEnded"
+	ReasonNodeNotReady     = "NodeWithoutAgent"
+	ReasonRuntimeClass     = "RuntimeClassUnsupported"
+	ReasonNotScheduled     = "NotScheduled"
+	ReasonNameTaken        = "NameTaken"
+	ReasonPodLost          = "PodLost"
+	ReasonExclusionInvalid = "ExclusionInvalid"
 )
 
 // Reasons of ConditionDumpable, which ConditionProtectable and ConditionCurrent take over. Only the pod's running tasks and
@@ -311,6 +318,8 @@ const (
 	ReasonNestedNamespace      = "NestedNamespace"
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
+	ReasonContainersConnected  = "ContainersConnected"
+	ReasonPodAddressBound      = "PodAddressBound"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )
 
@@ -393,6 +402,9 @@ const (
 	AnnotationMaxFreeze     = GroupName + "/max-freeze"
 	AnnotationMaxCPU        = GroupName + "/max-cpu"
 	AnnotationRecover       = GroupName + "/recover"
+	// AnnotationKeepPodIPAlias with the value "true" on a pod has the pod that continues it know the addresses of the one
+	// before as its own, for sockets that are bound to them.
+	AnnotationKeepPodIPAlias = GroupName + "/keep-pod-ip-alias"
 	// TaintEvacuating (NoSchedule) is on nodes under notice.
 	TaintEvacuating = GroupName + "/evacuating"
 	// RuntimeClassName is the RuntimeClass and the handler behind it.
