@@ -37,7 +37,7 @@ soak: deps build ## pre-dump, dump, restore and kill agents at random, for SOAK=
 demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
 	@$(BIN)/demo --store $(STORE)
 
-bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover, snapshot)
+bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover, snapshot, restore, scale)
 	@mkdir -p $(BIN)
 	@$(BUILD) -o $(BIN)/ ./test/bench/cmd/bench
 	@$(BIN)/bench $(PKG)

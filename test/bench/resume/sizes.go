@@ -93,9 +93,11 @@ func (l *lab) measureJob(ctx context.Context, in string, sizeMiB int) error {
 	if err := l.addStretches(in, c); err != nil {
 		return err
 	}
-	pod, err := l.Kube.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, name, metav1.GetOptions{})
+	pod, err := l.Kube.WaitPod(ctx, metav1.NamespaceDefault, name, "ready again", func(p *corev1.Pod) (bool, error) {
+		return deploy.PodReady(p) && p.Spec.NodeName == target, nil
+	})
 	if err != nil {
-		return fmt.Errorf("get the pod that goes on: %w", err)
+		return err
 	}
 	if err := l.plain(ctx, in, pod); err != nil {
 		return err
