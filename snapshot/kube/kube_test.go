@@ -99,6 +99,17 @@ func TestTargets(t *testing.T) {
 	require.Empty(t, targets)
 }
 
+func TestDamaged(t *testing.T) {
+	claimed := v1alpha1.CheckpointStatus{Claim: &v1alpha1.Claim{Generation: 2}}
+	require.False(t, damaged(&v1alpha1.CheckpointStatus{}))
+	require.False(t, damaged(&claimed))
+	clean := *claimed.DeepCopy()
+	clean.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, "")
+	require.True(t, damaged(&clean))
+	claimed.Claim.Fallback = &v1alpha1.Fallback{}
+	require.True(t, damaged(&claimed))
+}
+
 func TestFinalIsWrittenOnceAndTaintsFirst(t *testing.T) {
 	j, server, target := stage(t)
 	now := time.Now()
@@ -112,7 +123,7 @@ func TestFinalIsWrittenOnceAndTaintsFirst(t *testing.T) {
 	}
 	require.NoError(t, j.Final(t.Context(), target, g, m))
 	status := server.Get("ns", "job").Status
-	require.NotNil(t, status.FinalGeneration())
+	require.NotNil(t, status.UnclaimedGeneration())
 	require.Equal(t, snapshot.Committed{Number: status.Generation.Number, Epoch: status.Generation.Epoch, StoredBytes: 10, RSSBytes: 20}, g)
 
 	// The answer was lost; by now others have gone on from what was written.
@@ -157,7 +168,7 @@ func TestSafetyAndVerdictLetNobodyRestore(t *testing.T) {
 	require.EqualValues(t, 4, status.Safety.Number)
 	require.False(t, status.Safety.Final)
 	require.Nil(t, status.Generation)
-	require.Nil(t, status.FinalGeneration())
+	require.Nil(t, status.UnclaimedGeneration())
 	require.Nil(t, status.Timeline)
 
 	v := snapshot.Verdict{Level: snapshot.AtRisk, Reason: snapshot.ReasonNeighbours, Message: "too many"}
