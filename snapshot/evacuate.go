@@ -29,6 +29,8 @@
 //     not go on from the base that the one before has left.
 //   - One worker at a time has the turn of a session: a round, a safety dump or an evacuation. An evacuation ends the others
 //     and waits for the turn; no step begins under a notice, or with a target on hold.
+//   - A target whose Checkpoint says that it was given up with this node, while nobody heard of that, is frozen for good before
+//     anything else is done with it, and nothing thaws it (superseded.go).
 //   - What a target waits for (its bucket folder, its memory, its file trees) holds up no other target. Locks are held for
 //     no I/O but that on hold files, and a session's lock is taken within the Evacuator's, never the other way round.
 package snapshot
@@ -79,6 +81,10 @@ type Evacuator struct {
 	// closing are sessions that are being closed, by the same, as what is closed when that is done.
 	closing map[string]chan struct{}
 	rates   []float64
+	// doubted: the API says that this node is gone, or is not heard of. retired are targets that were frozen for good
+	// because others go on in their place.
+	doubted bool
+	retired map[sessionKey]bool
 	// inHand are containers that a safety dump of this life holds still.
 	inHand map[string]bool
 	// stepped wakes the loop when a step has ended; steps are those under way.
@@ -106,6 +112,8 @@ type Options struct {
 	Cores  float64
 	// Board is told what people want to know; needed with a Scanner alone.
 	Board Board
+	// Succession tells of targets whose pods are gone from the API; nil: nobody does.
+	Succession Succession
 	// Meter is told what happens; nil: nobody is.
 	Meter Meter
 	// Cluster is the first part of the bucket folder of every target.
@@ -136,7 +144,7 @@ func New(options Options) *Evacuator {
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		closing: map[string]chan struct{}{},
-		stepped: make(chan struct{}, 1), inHand: map[string]bool{},
+		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, retired: map[sessionKey]bool{},
 	}
 }
 
@@ -152,6 +160,10 @@ func (e *Evacuator) turn(n *watcher.Notice) {
 	e.turns++
 	clear(e.failed)
 	e.mu.Unlock()
+	e.wakeUp()
+}
+
+func (e *Evacuator) wakeUp() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -197,7 +209,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if notice == nil && len(held) == 0 {
+	if notice == nil && len(held) == 0 && !e.inDoubt() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
@@ -206,6 +218,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	targets, fault := e.retireSuperseded(ctx, targets)
 	e.prune(targets)
 	var settled, leaving []Target
 	for _, t := range targets {
@@ -213,7 +226,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
 		tried := e.hasFailed(t.PodUID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
 		switch {
-		case t.Final || tried && !onHold:
+		case t.Final || t.Superseded || tried && !onHold:
 		case onHold:
 			settled = append(settled, t)
 		case len(t.Missing) > 0: // it may be whole the next time
@@ -225,7 +238,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	for _, t := range settled {
 		group.Go(func() error { return e.settle(ctx, t, notice, heard) })
 	}
-	var faults []error
+	faults := []error{fault}
 	if len(leaving) > 0 {
 		for _, next := range e.order(leaving, notice.Deadline) {
 			if next.manner.alone {
@@ -293,7 +306,11 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
 		Msg("evacuation failed, target thawed")
-	return e.options.Journal.Failed(ctx, t, reason, cause.Error())
+	err := e.options.Journal.Failed(ctx, t, reason, cause.Error())
+	if errors.Is(err, ErrSuperseded) {
+		return errors.Join(err, e.freezeForGood(ctx, t))
+	}
+	return err
 }
 
 // dropDump removes the plain dumps from this node's disk.
