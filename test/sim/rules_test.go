@@ -190,6 +190,9 @@ func (w *world) checkpointWritten(was, next *v1alpha1.Checkpoint) error {
 	case a.Claim != nil && b.Claim.Generation == a.Claim.Generation &&
 		(b.Claim.PodUID != a.Claim.PodUID || b.Claim.NodeName != a.Claim.NodeName || b.Claim.Epoch != a.Claim.Epoch):
 		return errRule
+	case a.Generation != nil && !a.Generation.Final && b.Generation.PodUID == a.Generation.PodUID &&
+		(b.Generation.Number != a.Generation.Number || b.Generation.Final):
+		return errRule
 	}
 	if before, after := tell(a), tell(b); before != after {
 		w.note("api", "checkpoint %s: %s", next.Name, after)
@@ -447,7 +450,7 @@ func (w *world) checkEnd() {
 	}
 	w.checkLost(alive)
 	for _, p := range w.api.checkpoints() {
-		if g := p.Status.FinalGeneration(); g != nil {
+		if g := p.Status.UnclaimedGeneration(); g != nil {
 			w.checkWhole(p, w.finals[finalKey(p, g.Number, g.Epoch)])
 		}
 	}
