@@ -54,6 +54,7 @@ type world struct {
 	finals     map[string]*final
 	dumps      map[string][]dumpOf
 	damagedAny bool
+	forgot     bool
 }
 
 func newWorld(seed uint64, root string) *world {
