@@ -300,7 +300,9 @@ func TestAContainerThatEndsBeforeItIsThawed(t *testing.T) {
 }
 
 func TestTheGenerationIsOfAnotherPod(t *testing.T) {
-	g := newGroup(t, func(pod *corev1.Pod) { pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "exporter"}) })
+	g := newGroup(t, func(pod *corev1.Pod) {
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "exporter"})
+	})
 	_, err := g.create(t, "s", "proxy", 1)
 	require.ErrorIs(t, err, errContainers)
 	require.ErrorContains(t, err, "generation 1 holds main, proxy, writer, and this pod has exporter, main, proxy, writer")
