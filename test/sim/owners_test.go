@@ -104,9 +104,10 @@ func (w *world) own() {
 				active++
 			}
 		}
-		for ; active < w.plan.replicas; active++ {
+		for ; active < w.wanted(); active++ {
 			w.must(w.api.create(w.newPod(""), "replicaset-controller"))
 		}
+		w.trim(active - w.wanted())
 	}
 }
 
@@ -138,8 +139,30 @@ func (w *world) ownJob() {
 		}
 		w.must(w.api.update(next, true))
 	}
-	for ; active < w.plan.replicas-succeeded; active++ {
+	for ; active < w.wanted()-succeeded; active++ {
 		w.must(w.api.create(w.newPod(""), "job-controller"))
+	}
+	w.trim(active - max(0, w.wanted()-succeeded))
+}
+
+// wanted is how many pods the owner wants now.
+func (w *world) wanted() int {
+	if at := w.plan.twice; at > 0 && w.since() > at && w.since() < at+40*time.Second {
+		return w.plan.replicas + 1
+	}
+	return w.plan.replicas
+}
+
+// trim takes the newest pods away that are too many.
+func (w *world) trim(surplus int) {
+	pods := w.api.pods()
+	for i := len(pods) - 1; i >= 0 && surplus > 0; i-- {
+		if pod := pods[i]; !over(pod) && pod.DeletionTimestamp == nil {
+			w.note("owner", "pod %s (%s) is one too many", pod.Name, pod.UID)
+			w.drained[pod.UID] = true
+			w.must(w.api.remove(key{"pods", pod.Name}, nil, nil))
+			surplus--
+		}
 	}
 }
 

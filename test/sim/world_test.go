@@ -45,6 +45,7 @@ type world struct {
 	lineages   map[uint64]*lineage
 	containers int
 	bound      uint64
+	asks       uint64
 	succeeded  int
 	counted    map[types.UID]bool
 	failures   map[types.UID]bool
