@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -100,4 +102,25 @@ func ended(pod *corev1.Pod) bool {
 		}
 	}
 	return pod.Labels[v1alpha1.LabelProtect] == "" && pod.Status.Phase == corev1.PodFailed
+}
+
+// healedLogs is where the logs of Lifeboat's pods are put that healing makes anew.
+func (r *run) healedLogs() string { return filepath.Join(r.logs, "before-healing") }
+
+// keepLogs copies the logs of all of Lifeboat's pods.
+func (r *run) keepLogs() error {
+	for _, node := range []string{"a", "b"} {
+		found, err := filepath.Glob(filepath.Join(r.Bed.Dir(), "nodes", node, "log", "pods", deploy.Namespace+"_*"))
+		if err != nil {
+			return err
+		}
+		for _, from := range found {
+			to := filepath.Join(r.healedLogs(), node, filepath.Base(from))
+			if err := errors.Join(os.RemoveAll(to), os.MkdirAll(to, 0o755)); err != nil {
+				return fmt.Errorf("keep logs: %w", err)
+			}
+			_ = os.CopyFS(to, os.DirFS(from)) // a log that goes meanwhile is no fault
+		}
+	}
+	return nil
 }

@@ -52,6 +52,9 @@ func (r *run) judge(ctx context.Context, err error) Outcome {
 	for _, j := range r.jobs {
 		r.judgeJob(ctx, j, &o)
 	}
+	for _, name := range r.silent {
+		o.Faults = append(o.Faults, fmt.Sprintf("%s was lost, and for %s its Checkpoint did not say so", name, silence))
+	}
 	for _, node := range []string{"a", "b"} {
 		if err := r.nothingFrozen(ctx, node); err != nil {
 			o.Faults = append(o.Faults, err.Error())

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +40,8 @@ const (
 	settleTime   = 4 * time.Minute
 	finishTime   = 90 * time.Second
 	healTime     = 3 * time.Minute
+	// silence is how long a bare pod may be gone or have failed without a word on its Checkpoint.
+	silence = time.Minute
 )
 
 // run is a Plan being carried out.
@@ -45,6 +49,7 @@ type run struct {
 	*World
 	*history
 	plan   Plan
+	logs   string
 	jobs   []*job
 	leases *lease.Server
 	server string
@@ -56,8 +61,12 @@ type run struct {
 	deadlines map[string]time.Time
 	kills     []kill
 	injected  map[FaultKind]int
-	// restarted are the bare pods that were lost and that their user has started again.
+	// restarted are the bare pods that were lost and that their user has started again, silent those of them of which no
+	// Checkpoint said so.
 	restarted int
+	silent    []string
+	// failedSince is when a bare pod was first seen to have failed.
+	failedSince map[string]time.Time
 }
 
 // kill is the death of a node.
@@ -67,12 +76,12 @@ type kill struct {
 }
 
 // Run carries out a plan and judges it; it leaves the bed well and without pods of its own. What it finds wrong is in the Outcome; logs
-// of the bed are put into the folder logs then, unless that is empty.
+// of the bed are put into the folder logs then.
 func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 	began := time.Now()
 	r := &run{
-		World: w, history: &history{began: began}, plan: p, leases: &lease.Server{Recovers: true, Alone: map[string]bool{}},
-		deadlines: map[string]time.Time{}, injected: map[FaultKind]int{}, ranges: map[string]netip.Prefix{},
+		World: w, history: &history{began: began}, plan: p, logs: logs, leases: &lease.Server{Recovers: true, Alone: map[string]bool{}},
+		deadlines: map[string]time.Time{}, injected: map[FaultKind]int{}, failedSince: map[string]time.Time{}, ranges: map[string]netip.Prefix{},
 	}
 	r.sight = &sight{history: r.history, points: map[types.UID]*seen{}}
 	for i, jp := range p.Jobs {
@@ -85,8 +94,8 @@ func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 	var o Outcome
 	err := r.serve(ctx, func(ctx context.Context) {
 		o = r.judge(ctx, r.all(ctx))
-		if len(o.Faults) > 0 && logs != "" {
-			r.note("logs are in %s; %v", logs, deploy.CollectLogs(ctx, r.Bed, logs))
+		if len(o.Faults) > 0 {
+			r.note("logs are in %s; %v", logs, deploy.CollectLogs(ctx, r.Bed, filepath.Join(logs, "at-the-end")))
 		}
 		for _, err := range []error{r.remove(ctx), r.heal(ctx)} {
 			if err != nil {
@@ -94,6 +103,9 @@ func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 			}
 		}
 	})
+	if len(o.Faults) == 0 && err == nil {
+		err = os.RemoveAll(logs)
+	}
 	if err != nil {
 		o.Faults = append(o.Faults, err.Error())
 	}
@@ -172,7 +184,7 @@ func (r *run) all(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.heal(ctx); err != nil {
+	if err := errors.Join(r.keepLogs(), r.heal(ctx)); err != nil {
 		return err
 	}
 	if err := r.settle(ctx); err != nil {
@@ -323,22 +335,32 @@ func (r *run) settle(ctx context.Context) error {
 	})
 }
 
-// restart starts a bare pod again that is lost, where its Checkpoint says so.
+// restart starts a bare pod again that is lost, as soon as its Checkpoint says so.
 func (r *run) restart(ctx context.Context, j *job) error {
 	pods, err := r.podsOf(ctx, j)
 	if err != nil {
 		return err
 	}
 	if len(pods) > 1 || len(pods) == 1 && pods[0].Status.Phase != corev1.PodFailed {
+		delete(r.failedSince, j.name)
 		return nil
 	}
+	if r.failedSince[j.name].IsZero() {
+		r.failedSince[j.name] = time.Now()
+	}
 	c, err := r.Kube.Checkpoint(ctx, namespace, j.name)
+	told := false
 	if err == nil {
-		if p := c.Status.Condition(v1alpha1.ConditionProtectable); p == nil || p.Status != metav1.ConditionFalse {
-			return nil // it may still go on
-		}
+		p := c.Status.Condition(v1alpha1.ConditionProtectable)
+		told = p != nil && p.Status == metav1.ConditionFalse
+	}
+	if !told && time.Since(r.failedSince[j.name]) < silence {
+		return err // it may still go on
 	}
 	r.note("%s is lost, and its user starts it again", j.name)
+	if !told {
+		r.silent = append(r.silent, j.name)
+	}
 	for i := range pods {
 		now := metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0)), Preconditions: metav1.NewUIDPreconditions(string(pods[i].UID))}
 		if err := r.Kube.CoreV1().Pods(namespace).Delete(ctx, pods[i].Name, now); err != nil {
@@ -348,6 +370,7 @@ func (r *run) restart(ctx context.Context, j *job) error {
 	if err := r.create(ctx, j); err != nil {
 		return err
 	}
+	delete(r.failedSince, j.name)
 	r.restarted++
 	return nil
 }
