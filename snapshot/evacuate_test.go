@@ -111,7 +111,7 @@ func (n *node) Preload(context.Context, Target, float64, FileWriter) (FilePass, 
 
 func (n *node) Add(ctx context.Context, _ Target, w FileWriter) (FilePass, error) {
 	n.log("files")
-	entry := store.Entry{Path: "layer/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: 5, ModTime: time.Unix(0, 0)}
+	entry := store.Entry{Path: "layers/main/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: 5, ModTime: time.Unix(0, 0)}
 	return FilePass{Bytes: entry.Size}, w.Add(ctx, entry, strings.NewReader("state"))
 }
 

@@ -265,7 +265,7 @@ func (h *host) Vitals(c Container) (Vitals, error) {
 
 func (h *host) Preload(ctx context.Context, t Target, _ float64, w FileWriter) (FilePass, error) {
 	content := fileOf(t.ID)
-	return FilePass{Bytes: int64(len(content))}, w.Preload(ctx, "layer/tmp/state", int64(len(content)), bytes.NewReader(content))
+	return FilePass{Bytes: int64(len(content))}, w.Preload(ctx, "layers/main/tmp/state", int64(len(content)), bytes.NewReader(content))
 }
 
 func (h *host) Add(ctx context.Context, t Target, w FileWriter) (FilePass, error) {
@@ -274,7 +274,7 @@ func (h *host) Add(ctx context.Context, t Target, w FileWriter) (FilePass, error
 	}
 	content := fileOf(t.ID)
 	entry := store.Entry{
-		Path: "layer/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0),
+		Path: "layers/main/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0),
 	}
 	return FilePass{Bytes: entry.Size, BytesRead: entry.Size}, w.Add(ctx, entry, bytes.NewReader(content))
 }

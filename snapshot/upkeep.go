@@ -10,7 +10,8 @@ import (
 const (
 	// tidyEvery is how often a target's bucket folder is reaped, and sparse packs of it are rewritten.
 	tidyEvery = time.Hour
-	// reapKeep generations stay, and what was superseded less than reapGrace ago.
+	// reapKeep generations stay, and what was superseded less than reapGrace ago: a restore falls back from the newest to the
+	// one before. From the notice on nobody reaps, until the pod that claimed is itself a target.
 	reapKeep, reapGrace = 2, time.Hour
 	// tellEvery is the least time between two verdicts told of one target, tellFigures that between two which differ in
 	// their figures alone.

@@ -56,19 +56,26 @@ func (s *Store) open(ctx context.Context, target Target, number, epoch int64) (*
 	}
 }
 
+// OpenKnown is Open for a generation that is known to have been committed, by who was told of the commit: no chain of
+// manifests from HEAD is asked for, so one that is damaged since does not stand in its way.
+func (s *Store) OpenKnown(ctx context.Context, target Target, number, epoch int64) (*Reader, error) {
+	keys, err := s.keysOf(ctx, target)
+	if err != nil {
+		return nil, fmt.Errorf("open generation %d of epoch %d: %w", number, epoch, err)
+	}
+	_, contents, err := s.readSealed(ctx, target, keys, number, epoch)
+	if err != nil {
+		return nil, fmt.Errorf("open generation %d of epoch %d: %w", number, epoch, err)
+	}
+	return &Reader{store: s, target: target, keys: keys, contents: contents}, nil
+}
+
 // readManifest reads the manifest that HEAD or a later manifest names.
 func (s *Store) readManifest(ctx context.Context, target Target, keys *targetKeys, named parent) (*manifest, error) {
 	key := target.manifestKey(named.number, named.epoch)
-	sealed, err := readObject(ctx, s.bucket, key, maxManifestSealed, nil)
-	if errors.Is(err, ErrCorrupt) {
-		err = fmt.Errorf("%w: %w", ErrManifestCorrupt, err)
-	}
+	sealed, contents, err := s.readSealed(ctx, target, keys, named.number, named.epoch)
 	if err != nil {
 		return nil, err
-	}
-	contents, err := openManifest(keys, named.number, named.epoch, sealed)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", key, err)
 	}
 	if sha256.Sum256(sealed) != named.manifest {
 		return nil, fmt.Errorf("open %s: %w: not the one that was committed", key, ErrManifestCorrupt)
@@ -77,6 +84,23 @@ func (s *Store) readManifest(ctx context.Context, target Target, keys *targetKey
 		return nil, fmt.Errorf("open %s: %w: generation %d comes before it", key, ErrManifestCorrupt, contents.parent.number)
 	}
 	return contents, nil
+}
+
+// readSealed reads a manifest by its name, as it is in the bucket and opened.
+func (s *Store) readSealed(ctx context.Context, target Target, keys *targetKeys, number, epoch int64) ([]byte, *manifest, error) {
+	key := target.manifestKey(number, epoch)
+	sealed, err := readObject(ctx, s.bucket, key, maxManifestSealed, nil)
+	if errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("%w: %w", ErrManifestCorrupt, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	contents, err := openManifest(keys, number, epoch, sealed)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s: %w", key, err)
+	}
+	return sealed, contents, nil
 }
 
 // Meta returns what the writer said of the generation.
@@ -108,6 +132,17 @@ func (r *Reader) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for i := range r.contents.records {
 			if !yield(r.contents.records[i].Entry) {
+				return
+			}
+		}
+	}
+}
+
+// Packs yields the objects that a fetch reads, in the order in which it does: keys and sizes. They never change.
+func (r *Reader) Packs() iter.Seq[Info] {
+	return func(yield func(Info) bool) {
+		for _, pack := range r.contents.packs {
+			if !yield(Info{Key: r.target.packKey(pack.id), Size: pack.size}) {
 				return
 			}
 		}

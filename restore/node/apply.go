@@ -232,8 +232,12 @@ func (t *trees) find(entryPath string) (tree, string, error) {
 			return tree{}, "", fmt.Errorf("the generation is of container %q", container)
 		}
 		return t.images, image, nil
-	case layout.Layer:
-		return t.layer, path.Clean("./" + rest), nil
+	case layout.Layers:
+		container, name, _ := strings.Cut(rest, "/")
+		if container != t.container {
+			return tree{}, "", fmt.Errorf("the generation is of container %q", container)
+		}
+		return t.layer, path.Clean("./" + name), nil
 	case layout.SHM:
 		if t.shm.root == nil {
 			return tree{}, "", errors.New("the pod has no /dev/shm of its own")

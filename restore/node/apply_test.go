@@ -53,14 +53,14 @@ func TestApply(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 	}
-	add(entry(store.TypeDir, "layer"))
-	add(entry(store.TypeDir, "layer/etc"))
-	file("layer/etc/new", "new")
-	add(entry(store.TypeWhiteout, "layer/etc/old"))
-	link := entry(store.TypeRegular, "layer/etc/hard")
-	link.HardlinkTo = "layer/etc/new"
+	add(entry(store.TypeDir, "layers/main"))
+	add(entry(store.TypeDir, "layers/main/etc"))
+	file("layers/main/etc/new", "new")
+	add(entry(store.TypeWhiteout, "layers/main/etc/old"))
+	link := entry(store.TypeRegular, "layers/main/etc/hard")
+	link.HardlinkTo = "layers/main/etc/new"
 	add(link)
-	symlink := entry(store.TypeSymlink, "layer/etc/symbolic")
+	symlink := entry(store.TypeSymlink, "layers/main/etc/symbolic")
 	symlink.Linkname = "/nowhere"
 	add(symlink)
 	add(entry(store.TypeDir, "volumes/logs"))
@@ -102,17 +102,18 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 	}{
 		{"foreign volume", entry(store.TypeRegular, "volumes/secret/x"), "no emptyDir volume"},
 		{"foreign container", entry(store.TypeRegular, "images/other/pages-1.img"), "of container"},
+		{"layer of a foreign container", entry(store.TypeRegular, "layers/other/etc/new"), "of container"},
 		{"folder of images", entry(store.TypeRegular, "images/main/sub/pages-1.img"), "of container"},
 		{"unknown tree", entry(store.TypeRegular, "host/etc/shadow"), "unknown tree"},
 		{"whiteout in a volume", entry(store.TypeWhiteout, "volumes/logs/x"), "writable layer alone"},
-		{"root that is a file", entry(store.TypeRegular, "layer"), "want a dir"},
+		{"root that is a file", entry(store.TypeRegular, "layers/main"), "want a dir"},
 		{"hard link to another tree", func() store.Entry {
 			e := entry(store.TypeRegular, "volumes/logs/x")
-			e.HardlinkTo = "layer/etc/old"
+			e.HardlinkTo = "layers/main/etc/old"
 			return e
 		}(), "leaves its tree"},
 		{"trusted attribute", func() store.Entry {
-			e := entry(store.TypeDir, "layer/etc")
+			e := entry(store.TypeDir, "layers/main/etc")
 			e.Xattrs = map[string][]byte{"trusted.overlay.redirect": []byte("/")}
 			return e
 		}(), "may not be restored"},
@@ -121,7 +122,7 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 			e.Linkname = "/etc/shadow"
 			return e
 		}(), "file of its own"},
-		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layer/out/x"), "escapes"},
+		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layers/main/out/x"), "escapes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, req, host := pod(t)

@@ -7,11 +7,13 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
+	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
@@ -34,6 +36,7 @@ const (
 	rungEvacuated
 	rungWait
 	rungRestore
+	rungFallBack
 	rungStartClean
 	rungFail
 )
@@ -48,8 +51,19 @@ const (
 	outcomeUnknown
 )
 
+// wishes are what the pod's owner asks for, by annotations.
+type wishes struct {
+	// fail: rather no start than one from the beginning. back: rather an older state than none.
+	fail, back bool
+}
+
+func wishesOf(pod *corev1.Pod) wishes {
+	asked, _ := settings.Parse(pod.Annotations)
+	return wishes{fail: pod.Annotations[v1alpha1.AnnotationOnRestoreFailure] == "fail", back: !asked.FinalOnly}
+}
+
 // choose picks the rung for pod from what is written down on the Checkpoint that concerns it. It is pure.
-func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, onFailure string) rung {
+func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod types.UID, last outcome, wish wishes) rung {
 	switch relation {
 	case identity.Waiting:
 		return rungRestore
@@ -64,8 +78,12 @@ func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod t
 		return rungCreate
 	}
 	giveUp := rungStartClean
-	if onFailure == "fail" {
+	if wish.fail {
 		giveUp = rungFail
+	}
+	down := giveUp
+	if wish.back && before(status) != nil {
+		down = rungFallBack
 	}
 	switch restored.Reason {
 	case v1alpha1.ReasonRestored, v1alpha1.ReasonStartedClean:
@@ -76,14 +94,41 @@ func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod t
 		if claim.Attempts < maxAttempts {
 			return rungRestore
 		}
-		return giveUp
+		return down
+	case v1alpha1.ReasonManifestCorrupt, v1alpha1.ReasonPackMissing, v1alpha1.ReasonPackCorrupt:
+		return down
+	case v1alpha1.ReasonNodeDiskFull:
+		if claim.Attempts < maxAttempts {
+			return rungRestore
+		}
+		return giveUp // another state would take as much room
 	case v1alpha1.ReasonRestoreImpending:
+		// It may have run, and gone on from where nobody knows: nothing older is put in its place.
 		if last == outcomeUnknown {
 			return giveUp
 		}
 		return rungRestore
 	}
 	return giveUp
+}
+
+// before returns the newest safety generation of the source that is older than the claimed generation; nil where there is
+// none, or it has been fallen back to.
+func before(status *v1alpha1.CheckpointStatus) *v1alpha1.GenerationReference {
+	claimed, safety := status.Generation, status.Safety
+	if claimed == nil || safety == nil || status.Claim == nil || status.Claim.Fallback != nil ||
+		safety.PodUID != claimed.PodUID || safety.Number >= claimed.Number || claimed.Number != status.Claim.Generation {
+		return nil
+	}
+	return safety
+}
+
+// generationOf returns the generation that is restored under the claim of status.
+func generationOf(status *v1alpha1.CheckpointStatus) *v1alpha1.GenerationReference {
+	if f := status.Claim.Fallback; f != nil {
+		return &f.Generation
+	}
+	return status.Generation
 }
 
 // task is a container that is to go on from a Checkpoint's generation.
@@ -124,7 +169,8 @@ func (p *Preparer) claim(ctx context.Context, t task) (*v1alpha1.Checkpoint, err
 			status.Claim.Attempts++
 		}
 		status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonRestoreImpending,
-			fmt.Sprintf("attempt %d of %d on node %s", status.Claim.Attempts, maxAttempts, p.options.NodeName))
+			fmt.Sprintf("attempt %d of %d with generation %d on node %s%s", status.Claim.Attempts, maxAttempts, generationOf(status).Number,
+				p.options.NodeName, inPlaceOf(status)))
 		return nil
 	})
 	if err != nil {

@@ -160,7 +160,7 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		return handover.PrepareReply{}, err
 	}
 	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID}
-	switch choose(relation, &checkpoint.Status, pod.UID, outcome, pod.Annotations[v1alpha1.AnnotationOnRestoreFailure]) {
+	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wishesOf(pod)) {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
@@ -173,6 +173,11 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 			errRefused, req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
 	case rungStartClean:
 		return p.startClean(ctx, t)
+	case rungFallBack:
+		if err := p.fallBack(ctx, t); err != nil {
+			return handover.PrepareReply{}, err
+		}
+		return p.restore(ctx, t)
 	default:
 		return p.restore(ctx, t)
 	}
@@ -192,11 +197,12 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
+	gen := generationOf(&checkpoint.Status)
 	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("checkpoint", t.Checkpoint).
-		Int64("generation", checkpoint.Status.Claim.Generation).Int64("epoch", checkpoint.Status.Epoch).Logger()
+		Int64("generation", gen.Number).Int64("epoch", checkpoint.Status.Epoch).Logger()
 	log.Info().Int32("attempt", checkpoint.Status.Claim.Attempts).Msg("claimed")
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
-		fmt.Sprintf("restoring generation %d of checkpoint %s", checkpoint.Status.Claim.Generation, t.Checkpoint))
+		fmt.Sprintf("restoring generation %d of checkpoint %s", gen.Number, t.Checkpoint))
 
 	dir := filepath.Join(p.options.WorkDir, filepath.Base(t.ContainerID))
 	reply := handover.PrepareReply{
@@ -205,7 +211,7 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 	}
 	begin := time.Now()
 	var bytes int64
-	if err = p.checkImage(ctx, t, checkpoint.Status.Generation); err == nil {
+	if err = p.checkImage(ctx, t, gen); err == nil {
 		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
 	}
 	if err != nil {
@@ -227,29 +233,14 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 
 // fetch fences the bucket and brings images and files here, all checked.
 func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
-	folder := store.Target{Cluster: p.options.Cluster, Namespace: c.Namespace, Name: c.Name, UID: string(c.UID)}
-	// An agent with another bucket, cluster name or key than the source's must not take the job for lost.
-	head, err := p.options.Store.Head(ctx, folder)
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrWrongKey) {
-		err = fmt.Errorf("%w: %w", errElsewhere, err)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("find generation %d: %w", c.Status.Generation.Number, err)
-	}
-	if head.Number < c.Status.Generation.Number {
-		return 0, fmt.Errorf("%w: generation %d is awaited and the newest is %d", errElsewhere, c.Status.Generation.Number, head.Number)
-	}
-	if err := p.options.Store.Fence(ctx, folder, c.Status.Epoch); err != nil {
-		return 0, fmt.Errorf("fence generation %d: %w", c.Status.Generation.Number, err)
-	}
-	reader, err := p.options.Store.Open(ctx, folder, c.Status.Generation.Number, c.Status.Generation.Epoch)
+	reader, err := p.open(ctx, c)
 	if err != nil {
 		return 0, err
 	}
 	if err := p.makeFolders(req.ContainerID); err != nil {
 		return 0, err
 	}
-	if c.Status.Claim.Attempts > 1 {
+	if c.Status.Claim.Attempts > 1 || c.Status.Claim.Fallback != nil {
 		if err := p.resetLayer(ctx, req); err != nil {
 			return 0, err
 		}
@@ -267,6 +258,30 @@ func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1
 		bytes += entry.Size
 	}
 	return bytes, nil
+}
+
+// open fences the bucket and opens what is to be restored.
+func (p *Preparer) open(ctx context.Context, c *v1alpha1.Checkpoint) (*store.Reader, error) {
+	folder := store.Target{Cluster: p.options.Cluster, Namespace: c.Namespace, Name: c.Name, UID: string(c.UID)}
+	claimed := c.Status.Generation
+	// An agent with another bucket, cluster name or key than the source's must not take the job for lost.
+	head, err := p.options.Store.Head(ctx, folder)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrWrongKey) {
+		err = fmt.Errorf("%w: %w", errElsewhere, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find generation %d: %w", claimed.Number, err)
+	}
+	if head.Number < claimed.Number {
+		return nil, fmt.Errorf("%w: generation %d is awaited and the newest is %d", errElsewhere, claimed.Number, head.Number)
+	}
+	if err := p.options.Store.Fence(ctx, folder, c.Status.Epoch); err != nil {
+		return nil, fmt.Errorf("fence generation %d: %w", claimed.Number, err)
+	}
+	if f := c.Status.Claim.Fallback; f != nil {
+		return p.options.Store.OpenKnown(ctx, folder, f.Generation.Number, f.Generation.Epoch)
+	}
+	return p.options.Store.Open(ctx, folder, claimed.Number, claimed.Epoch)
 }
 
 // run runs a fetch, a few times where something other than this node stands in its way: what came before is not fetched

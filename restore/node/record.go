@@ -211,13 +211,14 @@ func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error
 func (p *Preparer) restored(ctx context.Context, t task) error {
 	now := metav1.NowMicro()
 	var number int64
+	var instead string
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
-		number = c.Status.Claim.Generation
+		number, instead = generationOf(&c.Status).Number, inPlaceOf(&c.Status)
 		if l := c.Status.Timeline; l != nil && l.Resumed == nil {
 			l.Resumed = &now
 		}
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored,
-			fmt.Sprintf("generation %d runs on node %s", number, p.options.NodeName))
+			fmt.Sprintf("generation %d runs on node %s%s", number, p.options.NodeName, instead))
 		return nil
 	})
 	if err != nil {
@@ -225,6 +226,6 @@ func (p *Preparer) restored(ctx context.Context, t task) error {
 	}
 	p.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", number).Msg("restored")
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonRestored,
-		fmt.Sprintf("goes on from generation %d of checkpoint %s", number, t.Checkpoint))
+		fmt.Sprintf("goes on from generation %d of checkpoint %s%s", number, t.Checkpoint, instead))
 	return p.dropImages(t.ContainerID)
 }

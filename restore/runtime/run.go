@@ -15,8 +15,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
 
-// maxRounds bounds how often one create asks the agent and follows it. The agent's own ladder needs three (two attempts,
-// then a plain create); more than that is an agent that does not count.
+// maxRounds bounds how often one create asks the agent and follows it. The agent's own ladder needs five (two attempts with the
+// newest generation and two with the one before, then a plain create); more than that is an agent that does not count.
 const maxRounds = 5
 
 // Times bound the waits of one create.

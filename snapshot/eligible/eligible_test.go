@@ -264,7 +264,7 @@ func (s sizes) Sizes(_ context.Context, _ snapshot.Container, leaveOut exclude.P
 }
 
 func TestLook(t *testing.T) {
-	trees := sizes{{Tree: "layer", Bytes: 2 << 20}, {Tree: "shm", Bytes: 1 << 20}, {Tree: "volumes/scratch", Bytes: 60 << 20}}
+	trees := sizes{{Tree: "layers/main", Bytes: 2 << 20}, {Tree: "shm", Bytes: 1 << 20}, {Tree: "volumes/scratch", Bytes: 60 << 20}}
 	for _, c := range []struct {
 		name, leaveOut string
 		most           int64

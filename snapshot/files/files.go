@@ -97,7 +97,7 @@ func (r *Reader) trees(c snapshot.Container) ([]*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	trees := []*tree{{host: overlay.Upper, root: layout.Layer, merged: filepath.Join(r.hostRoot, rootfs)}}
+	trees := []*tree{{host: overlay.Upper, root: layout.LayerPath(c.Name), merged: filepath.Join(r.hostRoot, rootfs)}}
 	for name, source := range mounts.Volumes {
 		trees = append(trees, &tree{host: source, root: path.Join(layout.Volumes, name)})
 	}

@@ -51,7 +51,7 @@ func newPod(t testing.TB) *pod {
 }
 
 func (p *pod) container() snapshot.Container {
-	return snapshot.Container{Bundle: p.bundle, PID: os.Getpid()}
+	return snapshot.Container{Name: "main", Bundle: p.bundle, PID: os.Getpid()}
 }
 
 // recorder is a Writer that has nothing and keeps what it gets.
@@ -107,21 +107,21 @@ func TestAdd(t *testing.T) {
 
 	entries, contents, err := p.read(t)
 	require.NoError(t, err)
-	require.NotContains(t, entries, "layer/untouched")
-	require.Equal(t, store.TypeWhiteout, entries["layer/etc/deleted"].Type)
-	require.True(t, entries["layer/etc/sub"].Opaque)
-	require.False(t, entries["layer/etc"].Opaque)
-	require.Equal(t, "own", contents["layer/etc/sub/own"])
-	require.Equal(t, "above", contents["layer/etc/changed"])
-	require.EqualValues(t, 0o2640, entries["layer/etc/changed"].Mode)
-	require.Equal(t, map[string][]byte{"user.lifeboat": []byte("x")}, entries["layer/etc/changed"].Xattrs)
-	require.Equal(t, "layer/etc/changed", entries["layer/etc/zz-hard"].HardlinkTo)
-	require.Zero(t, entries["layer/etc/zz-hard"].Size)
-	require.Equal(t, "/etc/shadow", entries["layer/etc/symbolic"].Linkname)
-	require.Equal(t, store.TypeFIFO, entries["layer/etc/pipe"].Type)
+	require.NotContains(t, entries, "layers/main/untouched")
+	require.Equal(t, store.TypeWhiteout, entries["layers/main/etc/deleted"].Type)
+	require.True(t, entries["layers/main/etc/sub"].Opaque)
+	require.False(t, entries["layers/main/etc"].Opaque)
+	require.Equal(t, "own", contents["layers/main/etc/sub/own"])
+	require.Equal(t, "above", contents["layers/main/etc/changed"])
+	require.EqualValues(t, 0o2640, entries["layers/main/etc/changed"].Mode)
+	require.Equal(t, map[string][]byte{"user.lifeboat": []byte("x")}, entries["layers/main/etc/changed"].Xattrs)
+	require.Equal(t, "layers/main/etc/changed", entries["layers/main/etc/zz-hard"].HardlinkTo)
+	require.Zero(t, entries["layers/main/etc/zz-hard"].Size)
+	require.Equal(t, "/etc/shadow", entries["layers/main/etc/symbolic"].Linkname)
+	require.Equal(t, store.TypeFIFO, entries["layers/main/etc/pipe"].Type)
 	require.Equal(t, "step=1\n", contents["volumes/logs/train.log"])
 	require.Len(t, contents, 3)
-	for _, left := range []string{"layer/etc/socket", "layer/etc/unlinked", "volumes/logs/null"} {
+	for _, left := range []string{"layers/main/etc/socket", "layers/main/etc/unlinked", "volumes/logs/null"} {
 		require.NotContains(t, entries, left)
 	}
 }

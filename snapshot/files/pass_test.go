@@ -267,9 +267,9 @@ func TestExcluded(t *testing.T) {
 	require.NoError(t, err)
 	got := collected{entries: map[string]store.Entry{}, contents: map[string]*collectedFile{}}
 	require.NoError(t, r.Fetch(got).Run(t.Context()))
-	require.Empty(t, got.entries["layer/b"].HardlinkTo, "its first name is left out")
-	require.Contains(t, got.entries, "layer/tmp/cache")
-	require.Contains(t, got.entries, "layer/tmp/"+filepath.Base(kept))
+	require.Empty(t, got.entries["layers/main/b"].HardlinkTo, "its first name is left out")
+	require.Contains(t, got.entries, "layers/main/tmp/cache")
+	require.Contains(t, got.entries, "layers/main/tmp/"+filepath.Base(kept))
 	for name := range got.entries {
 		require.NotContains(t, name, "cache/")
 		require.NotContains(t, name, "volumes")

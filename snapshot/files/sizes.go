@@ -12,7 +12,7 @@ import (
 
 // Size is what one tree of a container holds.
 type Size struct {
-	// Tree is the first part of its entries' paths: layer, shm, volumes/<name>.
+	// Tree is the first part of its entries' paths: layers/<container>, shm, volumes/<name>.
 	Tree    string
 	Entries int64
 	// Bytes are those that take space, so without holes.

@@ -53,6 +53,9 @@ func Connect(kubeconfig, kubectl string) (*Kube, error) {
 	return &Kube{Interface: clients, dynamic: dyn, kubeconfig: kubeconfig, kubectl: kubectl}, nil
 }
 
+// Dynamic is the same connection for kinds that Go has no types for.
+func (k *Kube) Dynamic() dynamic.Interface { return k.dynamic }
+
 // Kubectl runs kubectl with stdin and returns its standard output. The error holds what it wrote to standard error.
 func (k *Kube) Kubectl(ctx context.Context, stdin []byte, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, k.kubectl, append([]string{"--kubeconfig", k.kubeconfig}, args...)...)

@@ -240,6 +240,7 @@ func ownerCases() []ownerCase {
 			// Each index waits for its replacement on its own.
 			s.CompletionMode, s.BackoffLimit, s.BackoffLimitPerIndex = ptr.To(batchv1.IndexedCompletion), nil, ptr.To(int32(0))
 		}, indexesGoOn),
+		customCase(),
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // places are where the trees of a generation go, by the beginning of an entry's path.
 type places map[string]*dir.Sink
 
-// fetch writes a generation into folders, by the beginnings of its paths; "layer" is an overlay's root.
+// fetch writes a generation into folders, by the beginnings of its paths; "layers/…" is an overlay's root.
 func fetch(ctx context.Context, r *store.Reader, folders map[string]string) error {
 	to := places{}
 	for begin, folder := range folders {
@@ -27,7 +27,7 @@ func fetch(ctx context.Context, r *store.Reader, folders map[string]string) erro
 		}
 		defer root.Close()
 		to[begin] = dir.New(root)
-		if begin == "layer" {
+		if strings.HasPrefix(begin, "layers/") {
 			to[begin] = dir.NewLayer(root)
 		}
 	}

@@ -214,7 +214,7 @@ func (m *machine) restore(t *testing.T) (*pod, store.Meta) {
 	require.Empty(t, report.Faults)
 	images := p.folder + "/images"
 	require.NoError(t, fetch(ctx, r, map[string]string{
-		"images/main": images, "layer": p.bundle + "/rootfs", "shm": p.shm, "volumes/scratch": p.volume,
+		"images/main": images, "layers/main": p.bundle + "/rootfs", "shm": p.shm, "volumes/scratch": p.volume,
 	}))
 	work := p.folder + "/criu"
 	err = m.oci(ctx, "restore", "--detach", "--no-subreaper", "--file-locks", "--image-path", images, "--work-path", work,

@@ -3,7 +3,7 @@
 //
 // The annotation is a list of patterns with commas between them:
 //
-//	layer:<path>          files that the container wrote in its root file system
+//	layer:<path>          files that any container wrote in its root file system
 //	volume:<name>         all of an emptyDir volume
 //	volume:<name>/<path>  files in it
 //	shm:<path>            files in /dev/shm
@@ -31,7 +31,7 @@ const maxPatterns = 64
 
 // Patterns are what is left out. The zero value leaves nothing out.
 type Patterns struct {
-	// patterns begin with the elements of a tree's root: layer, shm, or volumes and a name.
+	// patterns begin with the elements of a tree's root: layers and *, shm, or volumes and a name.
 	patterns [][]string
 }
 
@@ -67,7 +67,7 @@ func parse(text string) ([]string, error) {
 	var root []string
 	switch tree {
 	case "layer":
-		root = []string{layout.Layer}
+		root = []string{layout.Layers, "*"}
 	case "shm":
 		root = []string{layout.SHM}
 	case "volume":

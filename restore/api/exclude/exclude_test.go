@@ -14,33 +14,35 @@ func TestMatch(t *testing.T) {
 	patterns, err := exclude.Parse(all)
 	require.NoError(t, err)
 	for path, want := range map[string]bool{
-		"layer":                      false,
-		"layer/tmp/cache":            false,
-		"layer/tmp/cache/a":          true,
-		"layer/tmp/cache/a/b/c":      true,
-		"layer/tmp/cached":           false,
-		"layer/tmp":                  false,
-		"volumes/scratch":            true,
-		"volumes/scratch2":           false,
-		"volumes/data":               false,
-		"volumes/data/a.tmp":         true,
-		"volumes/data/sub/a.tmp":     false,
-		"volumes/tmp/cache/a":        false,
-		"shm":                        false,
-		"shm/a":                      true,
-		"layer/__pycache__":          true,
-		"layer/usr/lib/__pycache__":  true,
-		"layer/usr/lib/__pycache__x": false,
-		"layer/var/x/1.log":          true,
-		"layer/var/a/x/b/x/1.log":    true,
-		"layer/var/a/x/b/1.log":      false,
-		"images/main/core-1.img":     false,
+		"layers/main":                      false,
+		"layers/main/tmp/cache":            false,
+		"layers/main/tmp/cache/a":          true,
+		"layers/main/tmp/cache/a/b/c":      true,
+		"layers/main/tmp/cached":           false,
+		"layers/main/tmp":                  false,
+		"volumes/scratch":                  true,
+		"volumes/scratch2":                 false,
+		"volumes/data":                     false,
+		"volumes/data/a.tmp":               true,
+		"volumes/data/sub/a.tmp":           false,
+		"volumes/tmp/cache/a":              false,
+		"shm":                              false,
+		"shm/a":                            true,
+		"layers/main/__pycache__":          true,
+		"layers/main/usr/lib/__pycache__":  true,
+		"layers/main/usr/lib/__pycache__x": false,
+		"layers/main/var/x/1.log":          true,
+		"layers/main/var/a/x/b/x/1.log":    true,
+		"layers/main/var/a/x/b/1.log":      false,
+		"images/main/core-1.img":           false,
+		"layers/side/tmp/cache/a":          true,
+		"layers":                           false,
 	} {
 		require.Equal(t, want, patterns.Match(path), path)
 	}
 	none, err := exclude.Parse(" ")
 	require.NoError(t, err)
-	require.False(t, none.Match("layer/a"))
+	require.False(t, none.Match("layers/main/a"))
 }
 
 func TestBadPatternsAreRefused(t *testing.T) {
@@ -64,7 +66,7 @@ func TestBadPatternsAreRefused(t *testing.T) {
 			patterns, err := exclude.Parse(c.value)
 			require.ErrorIs(t, err, exclude.ErrInvalid)
 			require.ErrorContains(t, err, c.cause)
-			require.False(t, patterns.Match("layer/a"), "nothing is left out by half")
+			require.False(t, patterns.Match("layers/main/a"), "nothing is left out by half")
 		})
 	}
 	_, err := exclude.Parse("x,y")

@@ -90,17 +90,20 @@ func completionIndex(pod *corev1.Pod) (index int32, indexed bool, err error) {
 }
 
 // volatileLabels differ between pods that are the same to their owner, or change in a pod's life: revisions, what Spark and
-// Argo number their attempts by or tell progress with, what a service mesh adds on the way. docs/design.md has the list.
+// Argo number their attempts by or tell progress with, what a service mesh adds on the way. So do those under topology.kubernetes.io/,
+// which the API server copies from the node as a pod is bound. docs/design.md has the list.
 var volatileLabels = map[string]bool{
 	appsv1.ControllerRevisionHashLabelKey: true, appsv1.DefaultDeploymentUniqueLabelKey: true, "pod-template-generation": true,
 	"spark-app-selector": true, "sparkoperator.k8s.io/submission-id": true, "workflows.argoproj.io/completed": true,
 	"security.istio.io/tlsMode": true, "service.istio.io/canonical-name": true, "service.istio.io/canonical-revision": true,
 }
 
+const topologyLabels = "topology.kubernetes.io/"
+
 func stableLabels(pod *corev1.Pod) map[string]string {
 	stable := map[string]string{}
 	for key, value := range pod.Labels {
-		if !volatileLabels[key] && !strings.HasPrefix(key, v1alpha1.GroupName+"/") {
+		if !volatileLabels[key] && !strings.HasPrefix(key, v1alpha1.GroupName+"/") && !strings.HasPrefix(key, topologyLabels) {
 			stable[key] = value
 		}
 	}

@@ -155,7 +155,8 @@ func TestVolatileLabelsDoNotCount(t *testing.T) {
 		return Key(id)
 	}
 	require.Equal(t, key(label("spark-role", "driver"), label("spark-app-selector", "spark-1")),
-		key(label("spark-role", "driver"), label("spark-app-selector", "spark-2"), label(v1alpha1.LabelProtect, "false")))
+		key(label("spark-role", "driver"), label("spark-app-selector", "spark-2"), label(v1alpha1.LabelProtect, "false"),
+			label("topology.kubernetes.io/zone", "b")), "the API server adds the zone as it binds the pod")
 	require.NotEqual(t, key(label("spark-role", "driver")), key(label("spark-role", "executor")))
 }
 

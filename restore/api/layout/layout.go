@@ -15,8 +15,8 @@ import (
 const (
 	// Images holds images/<container>/<CRIU image>.
 	Images = "images"
-	// Layer is the container's writable layer, an overlay's upper directory.
-	Layer = "layer"
+	// Layers holds layers/<container>/…: each container's writable layer, an overlay's upper directory.
+	Layers = "layers"
 	// Volumes holds volumes/<name of emptyDir volume>/….
 	Volumes = "volumes"
 	// SHM is the pod's /dev/shm.
@@ -29,6 +29,9 @@ const emptyDirs = "/volumes/kubernetes.io~empty-dir/"
 
 // ImagePath is the path of a CRIU image of a container.
 func ImagePath(container, image string) string { return path.Join(Images, container, image) }
+
+// LayerPath is the root of a container's writable layer.
+func LayerPath(container string) string { return path.Join(Layers, container) }
 
 // StateMounts are the mounts of a container that hold state of its own, as host paths.
 type StateMounts struct {

@@ -40,7 +40,7 @@ var closedReasons = map[string][]string{
 	ConditionClaimed:  {ReasonClaimed, ReasonNoInterruption},
 	ConditionRestored: {
 		ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
-		ReasonBucketFailed, ReasonImageChanged, ReasonRestoreFailed, ReasonStartedClean, ReasonNoInterruption,
+		ReasonBucketFailed, ReasonImageChanged, ReasonRestoreFailed, ReasonNodeDiskFull, ReasonStartedClean, ReasonNoInterruption,
 	},
 	ConditionTolerated: {ReasonDisruptionsIgnored, ReasonDisruptionsCounted},
 }

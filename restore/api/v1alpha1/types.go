@@ -167,6 +167,11 @@ type GenerationReference struct {
 	NodeName string `json:"nodeName"`
 	// Final says that its source was left frozen and never ran again.
 	Final bool `json:"final"`
+	// Containers are the names of the containers whose state it holds, native sidecars included, in ascending order. Empty:
+	// the one container of the pod, written by an agent that knew of no others.
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=128
+	Containers []string `json:"containers,omitempty"`
 	// StoredBytes is what the bucket took for it; RSSBytes what the containers held in memory.
 	StoredBytes int64 `json:"storedBytes"`
 	RSSBytes    int64 `json:"rssBytes"`
@@ -202,9 +207,18 @@ type Claim struct {
 	NodeName string    `json:"nodeName"`
 	PodName  string    `json:"podName,omitempty"`
 	PodUID   types.UID `json:"podUID"`
-	// Attempts counts the restores tried under this claim.
+	// Attempts counts the restores tried of the claimed generation, or of the fallback once there is one.
 	Attempts int32            `json:"attempts"`
 	Time     metav1.MicroTime `json:"time"`
+	// Fallback is what is restored under this claim in place of the claimed generation, which could not be.
+	Fallback *Fallback `json:"fallback,omitempty"`
+}
+
+// Fallback is the generation before the claimed one: an older state of the same process.
+type Fallback struct {
+	Generation GenerationReference `json:"generation"`
+	// Reason is why the claimed generation was given up, as on condition Restored.
+	Reason string `json:"reason"`
 }
 
 // Timeline holds the moments of one interruption, nil where not reached. A new notice starts a new one.
@@ -337,6 +351,7 @@ const (
 	ReasonPackCorrupt      = "PackCorrupt"
 	ReasonImageChanged     = "ImageChanged"
 	ReasonRestoreFailed    = "RestoreFailed"
+	ReasonNodeDiskFull     = "NodeDiskFull"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
 	// ReasonDisruptionsIgnored and ReasonDisruptionsCounted are those of ConditionTolerated.
