@@ -79,6 +79,7 @@ type kill struct {
 // of the bed are put into the folder logs then.
 func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 	began := time.Now()
+	_ = os.RemoveAll(logs) // of an earlier run of the seed
 	r := &run{
 		World: w, history: &history{began: began}, plan: p, logs: logs, leases: &lease.Server{Recovers: true, Alone: map[string]bool{}},
 		deadlines: map[string]time.Time{}, injected: map[FaultKind]int{}, failedSince: map[string]time.Time{}, ranges: map[string]netip.Prefix{},
@@ -104,12 +105,15 @@ func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 		}
 	})
 	if len(o.Faults) == 0 && err == nil {
-		err = os.RemoveAll(logs)
+		err = os.RemoveAll(r.healedLogs())
 	}
 	if err != nil {
 		o.Faults = append(o.Faults, err.Error())
 	}
 	o.Plan, o.History, o.Took = p, r.history.String(), time.Since(began)
+	if err := o.save(filepath.Join(logs, "report.txt")); err != nil {
+		o.Faults = append(o.Faults, err.Error())
+	}
 	return o
 }
 

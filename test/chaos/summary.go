@@ -3,6 +3,8 @@ package chaos
 import (
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -58,10 +60,27 @@ func (o Outcome) Report() string {
 			o.Processes, o.Moved, o.Recovered, o.Anew)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "seed %d: FAILED after %s\n", o.Plan.Seed, o.Took.Round(time.Second))
+	fmt.Fprintf(&b, "seed %d: FAILED after %s\n%s", o.Plan.Seed, o.Took.Round(time.Second), o.full())
+	return b.String()
+}
+
+// full is all that is known of a run.
+func (o Outcome) full() string {
+	var b strings.Builder
 	for _, fault := range o.Faults {
 		fmt.Fprintf(&b, "  %s\n", fault)
 	}
 	fmt.Fprintf(&b, "%s\n%s\nrun it again (its moments will differ a little): make chaos RUNS=1 SEED=%d", o.Plan, o.History, o.Plan.Seed)
 	return b.String()
+}
+
+// save writes all that is known of a run to a file.
+func (o Outcome) save(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("save report: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(o.full()+"\n"), 0o644); err != nil {
+		return fmt.Errorf("save report: %w", err)
+	}
+	return nil
 }
