@@ -1,4 +1,4 @@
-// Package snapshot takes what is needed to go on elsewhere out of a running container, and does so before the node goes.
+// Package snapshot takes what is needed to go on elsewhere out of a running pod, and does so before the node goes.
 //
 // While nothing happens, loop.go has Policy plan rounds of pre-dump (copyRound) and safety dumps (safety.go) for every target.
 // An evacuation of one target runs downwards in evacuation.go: one more round where that was planned, hold signals,
@@ -62,16 +62,18 @@ type Evacuator struct {
 	notice *watcher.Notice
 	// heard says that a source has answered since the start, so that no notice means none.
 	heard  bool
-	failed map[string]bool
+	failed map[string]bool // by pod UID
 	// turns counts what was heard, acting is the turn that the round under way acts upon.
 	turns, acting int
 	wake          chan struct{}
 	// ending are the frozen sources that wait for the release of their pods, and Writers that are given up.
 	ending sync.WaitGroup
 
-	// sessions are the targets that are copied, by container. rates are the bytes/s that uploads have reached.
+	// sessions are the targets that are copied, by their pods' UIDs. rates are the bytes/s that uploads have reached.
 	sessions map[string]*session
-	rates    []float64
+	// closing are sessions that are being closed, by the same, as what is closed when that is done.
+	closing map[string]chan struct{}
+	rates   []float64
 	// inHand are containers that a safety dump of this life holds still.
 	inHand map[string]bool
 	// stepped wakes the loop when a step has ended; steps are those under way.
@@ -126,6 +128,7 @@ func New(options Options) *Evacuator {
 	}
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
+		closing: map[string]chan struct{}{},
 		stepped: make(chan struct{}, 1), inHand: map[string]bool{},
 	}
 }
@@ -199,13 +202,14 @@ func (e *Evacuator) round(ctx context.Context) error {
 	e.prune(targets)
 	var settled, leaving []Target
 	for _, t := range targets {
-		onHold := slices.Contains(held, t.ID) && !e.isInHand(t.ID)
+		onHold := slices.ContainsFunc(held, t.Has) && !e.isInHand(t)
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
-		tried := e.hasFailed(t.ID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
+		tried := e.hasFailed(t.PodUID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
 		switch {
 		case t.Final || tried && !onHold:
 		case onHold:
 			settled = append(settled, t)
+		case len(t.Missing) > 0: // it may be whole the next time
 		case notice != nil && notice.Action.Evacuates():
 			leaving = append(leaving, t)
 		}
@@ -232,7 +236,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Target) error {
 	var faults []error
 	for _, id := range held {
-		if slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id }) || e.isInHand(id) {
+		if slices.ContainsFunc(targets, func(t Target) bool { return t.Has(id) }) || e.holdsStill(id) {
 			continue
 		}
 		status, err := e.options.Runtime.Status(ctx, id)
@@ -243,7 +247,7 @@ func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Ta
 		if status == StatusStopped {
 			_, err := e.options.Holds.Clear(id)
 			faults = append(faults, err)
-			e.dropDump(Target{Container: Container{ID: id}})
+			e.dropDump(Target{Containers: []Container{{ID: id}}})
 		}
 	}
 	return errors.Join(faults...)
@@ -253,16 +257,20 @@ func momentsOf(n watcher.Notice) Moments {
 	return Moments{Notice: n.Heard, Deadline: n.Deadline}
 }
 
-func (e *Evacuator) hasFailed(id string) bool {
+func (e *Evacuator) hasFailed(pod string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.failed[id]
+	return e.failed[pod]
 }
 
 // giveUp thaws t, which is final nowhere, and says why on its Checkpoint. It is not tried again under the same notice. A
-// target that could not be thawed stays on hold, and the next round settles it.
+// target that could not be thawed stays on hold, and the next round settles it. Before anything of it runs, no generation
+// in the bucket counts as one of this evacuation any more.
 func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause error) error {
 	e.dropDump(t)
+	if err := e.stamps().void(t.PodUID); err != nil {
+		return errors.Join(cause, err)
+	}
 	if err := e.thaw(ctx, t); err != nil {
 		return errors.Join(cause, err)
 	}
@@ -272,7 +280,7 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	}
 	e.mu.Lock()
 	if e.acting == e.turns { // else something else was heard meanwhile, under which it is tried
-		e.failed[t.ID] = true
+		e.failed[t.PodUID] = true
 	}
 	e.mu.Unlock()
 	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
@@ -281,25 +289,13 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	return e.options.Journal.Failed(ctx, t, reason, cause.Error())
 }
 
-// dropDump removes the plain dump from this node's disk.
+// dropDump removes the plain dumps from this node's disk.
 func (e *Evacuator) dropDump(t Target) {
-	if err := os.RemoveAll(filepath.Join(e.options.HostRoot, e.workDir(t))); err != nil {
-		e.options.Log.Error().Err(err).Str("container", t.ID).Msg("dump left on disk")
-	}
-}
-
-// thaw lets t run again and hands it the signals held back.
-func (e *Evacuator) thaw(ctx context.Context, t Target) error {
-	if err := e.options.Runtime.Resume(ctx, t.ID); err != nil && !errors.Is(err, ErrGone) {
-		return err
-	}
-	signals, err := e.options.Holds.Clear(t.ID)
-	for _, s := range signals {
-		if fault := e.options.Runtime.Signal(ctx, t.ID, s); fault != nil && !errors.Is(fault, ErrGone) {
-			err = errors.Join(err, fault)
+	for _, c := range t.Containers {
+		if err := os.RemoveAll(filepath.Join(e.options.HostRoot, e.workDir(c.ID))); err != nil {
+			e.options.Log.Error().Err(err).Str("container", c.ID).Msg("dump left on disk")
 		}
 	}
-	return err
 }
 
 // reasonOf is the condition reason for a failure.

@@ -199,7 +199,8 @@ func newScene(t *testing.T) *scene {
 	dir := t.TempDir()
 	s := &scene{node: &node{t: t, dir: dir, status: StatusRunning}, bucket: &flaky{Bucket: mem.New()}}
 	s.target = Target{
-		Container:  Container{ID: "c1", Namespace: "default", Pod: "trainer", PodUID: "pod-1", Name: "main"},
+		Namespace: "default", Pod: "trainer", PodUID: "pod-1",
+		Containers: []Container{{ID: "c1", Namespace: "default", Pod: "trainer", PodUID: "pod-1", Name: "main"}},
 		Checkpoint: "trainer", CheckpointUID: "uid-1",
 	}
 	s.targets = []Target{s.target}
@@ -350,7 +351,7 @@ func TestSourceThatNeverRestartsIsKilledOnceItsPodLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t)
 		defer s.evacuator.ending.Wait()
-		s.targets[0].NeverRestarts = true
+		s.targets[0].Containers[0].NeverRestarts = true
 		s.hear(notice(window))
 		s.round(t)
 		<-time.After(time.Second)

@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
-	"syscall"
+	"slices"
 	"time"
 )
 
@@ -31,7 +30,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	defer s.leave()
 	s.laps = newLaps(m.Notice)
 	s.laps.end("wait")
-	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.ID).Logger()
+	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Logger()
 
 	next := e.opening(ctx, s)
 	defer next.Wait()
@@ -40,7 +39,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		e.lastRound(ctx, s, next.soon(ctx))
 		s.laps.end("round")
 	}
-	if err := e.hold(t.ID); err != nil {
+	if err := e.holdForGood(t); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	e.begin(ctx, t, m)
@@ -50,7 +49,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		w = next.soon(ctx)
 		w.use(how.codec)
 	}
-	if err := e.options.Runtime.Pause(ctx, t.ID); err != nil {
+	if err := e.freeze(ctx, t); err != nil {
 		return e.giveUp(parent, t, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
@@ -65,8 +64,8 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	}
 	m.Dumped = time.Now()
 	s.laps.end("dump")
-	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Dur("read_seconds", dump.ReadTime).Int64("rss_bytes", dump.RSSBytes).Bool("lazy", dump.OnDisk != nil).
-		AnErr("not_lazy", dump.NotLazy).Msg("dumped")
+	log.Info().Dur("seconds", m.Dumped.Sub(m.Frozen)).Dur("read_seconds", dump.readTime()).Int64("rss_bytes", dump.rssBytes()).
+		Strs("containers", t.Names()).Bool("lazy", dump.inWriter()).AnErr("not_lazy", dump.notLazy()).Msg("dumped")
 
 	next.Wait()
 	committed, err := e.upload(ctx, s, t, dump, next.err)
@@ -98,9 +97,9 @@ func (e *Evacuator) begin(ctx context.Context, t Target, m Moments) {
 	}
 }
 
-// intoWriter is a Dump, its stamp, and the Writer that has the pages which are not in its files.
+// intoWriter are dumps of a target, their stamp, and the Writer that has the pages which are not in their files.
 type intoWriter struct {
-	Dump
+	dumps
 	stamp  time.Time
 	writer *openWriter
 }
@@ -112,7 +111,7 @@ func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWrit
 		return dump, err
 	}
 	// A dump that was cut off may have let the tasks go.
-	if fault := e.options.Runtime.Pause(ctx, t.ID); fault != nil {
+	if fault := e.freeze(ctx, t); fault != nil {
 		return intoWriter{}, errors.Join(err, fault)
 	}
 	if errors.Is(err, errBucket) {
@@ -125,26 +124,35 @@ func (e *Evacuator) dump(ctx context.Context, t Target, w *openWriter) (intoWrit
 	return dump, nil
 }
 
-// dumpOnce takes one dump, under a stamp of its own: t may have run since the one before.
+// dumpOnce dumps all of t once, under a stamp of its own: t may have run since the one before.
 func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (intoWriter, error) {
-	stamp, err := e.stamps().next(t.ID)
+	stamp, err := e.stamps().next(t.PodUID)
 	if err != nil {
 		return intoWriter{}, err
 	}
-	dump, err := e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name))
-	return intoWriter{dump, stamp, w}, err
+	all, err := e.dumpAll(ctx, t, w)
+	return intoWriter{all, stamp, w}, err
 }
-
-func (e *Evacuator) workDir(t Target) string { return filepath.Join(e.options.WorkDir, t.ID) }
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
 func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, took laps) error {
+	still := false
 	for {
-		err := e.options.Journal.Final(ctx, t, g, m)
-		if err == nil {
-			break
+		var err error
+		if !still { // once Final was called, whatever runs must not be thawed
+			err = e.standsStill(ctx, t)
+			still = err == nil
 		}
-		if errors.Is(err, ErrUnprotected) {
+		if still {
+			err = e.options.Journal.Final(ctx, t, g, m)
+		}
+		switch {
+		case err == nil:
+			e.final(ctx, t, g, m, took)
+			return nil
+		case !still && errors.Is(err, ErrNotFrozen):
+			return e.giveUp(ctx, t, reasonOf(err), err)
+		case errors.Is(err, ErrUnprotected):
 			return fmt.Errorf("record generation %d of pod %s/%s, which stays frozen: %w", g.Number, t.Namespace, t.Pod, err)
 		}
 		e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).
@@ -155,43 +163,72 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 		case <-time.After(recordEvery):
 		}
 	}
+}
+
+// final tells of a generation that was recorded, and has its source end.
+func (e *Evacuator) final(ctx context.Context, t Target, g Committed, m Moments, took laps) {
 	e.dropDump(t)
 	took.log(e.options.Log.Info()).Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", g.Number).Int64("epoch", g.Epoch).
 		Int64("stored_bytes", g.StoredBytes).Int64("window_bytes", g.WindowBytes).Int64("rss_bytes", g.RSSBytes).
 		Dur("freeze_to_dumped", m.Dumped.Sub(m.Frozen)).Dur("notice_to_durable", m.Durable.Sub(m.Notice)).Msg("evacuated")
 	e.options.Meter.Evacuated(t, evacuated(g, m))
 	e.ending.Go(func() { e.end(context.WithoutCancel(ctx), t) })
-	return nil
 }
 
-// end kills the frozen source as soon as the kubelet is stopping it. A frozen process does not answer SIGTERM, so the
-// kubelet would wait for the whole grace period before it does the same.
+// standsStill holds that nothing of t runs just before it becomes final: a container that somebody has killed in the freeze is
+// made anew by its kubelet, unless the pod is leaving. ErrNotFrozen otherwise.
+func (e *Evacuator) standsStill(ctx context.Context, t Target) error {
+	return each(t, func(c Container) error {
+		status, err := e.options.Runtime.Status(ctx, c.ID)
+		if err != nil || status == StatusPaused {
+			return err
+		}
+		if status == StatusStopped {
+			leaving, err := e.options.Journal.Leaving(ctx, t)
+			if err != nil || leaving {
+				return err
+			}
+		}
+		return fmt.Errorf("%w: %s is %s", ErrNotFrozen, c.Name, status)
+	})
+}
+
+// end kills the frozen source's containers, each as soon as the kubelet is stopping it. A frozen process does not answer
+// SIGTERM, so the kubelet would wait for the whole grace period before it does the same. It stops native sidecars only after
+// all other containers have ended, so none waits for another here.
 func (e *Evacuator) end(ctx context.Context, t Target) {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
+	left := slices.Clone(t.Containers)
 	for {
-		stopping, err := e.stopping(ctx, t)
-		if stopping {
-			err = e.options.Runtime.Signal(ctx, t.ID, syscall.SIGKILL)
-			if err == nil || errors.Is(err, ErrGone) {
-				return
+		var faults []error
+		left = slices.DeleteFunc(left, func(c Container) bool {
+			stopping, err := e.stopping(ctx, t, c)
+			if stopping {
+				err = e.kill(ctx, c.ID)
 			}
+			faults = append(faults, err)
+			return stopping && err == nil
+		})
+		if len(left) == 0 {
+			return
 		}
 		select {
 		case <-ctx.Done():
-			e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("source not ended; it stays frozen until the kubelet kills it")
+			e.options.Log.Warn().Err(errors.Join(faults...)).Str("namespace", t.Namespace).Str("pod", t.Pod).Int("containers", len(left)).
+				Msg("source not ended; it stays frozen until the kubelet kills it")
 			return
 		case <-time.After(endEvery):
 		}
 	}
 }
 
-// stopping tells whether t may be killed: its pod is being deleted, and no kubelet will start it again. One that had not yet
-// heard of the deletion would, unless its pod never restarts; that it has heard shows in the stop signal, which waits in
-// the hold file or in the frozen process. (A process 1 that takes no notice of its stop signal shows none.)
-func (e *Evacuator) stopping(ctx context.Context, t Target) (bool, error) {
-	if !t.NeverRestarts {
-		signalled, err := e.signalled(t)
+// stopping tells whether container c of t may be killed: the pod is being deleted, and no kubelet will start it again. One that
+// had not yet heard of the deletion would, unless the container never restarts; that it has heard shows in the stop signal,
+// which waits in the hold file or in the frozen process. (A process 1 that takes no notice of its stop signal shows none.)
+func (e *Evacuator) stopping(ctx context.Context, t Target, c Container) (bool, error) {
+	if !c.NeverRestarts {
+		signalled, err := e.signalled(c)
 		if err != nil || !signalled {
 			return false, err
 		}
@@ -199,11 +236,11 @@ func (e *Evacuator) stopping(ctx context.Context, t Target) (bool, error) {
 	return e.options.Journal.Leaving(ctx, t)
 }
 
-// signalled tells whether a signal has come for the frozen t, or t is gone.
-func (e *Evacuator) signalled(t Target) (bool, error) {
-	signalled, err := e.options.Holds.Any(t.ID)
+// signalled tells whether a signal has come for the frozen container, or it is gone.
+func (e *Evacuator) signalled(c Container) (bool, error) {
+	signalled, err := e.options.Holds.Any(c.ID)
 	if err == nil && !signalled {
-		signalled, err = pendingSignals(e.options.Proc, t.PID)
+		signalled, err = pendingSignals(e.options.Proc, c.PID)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -9,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -25,7 +28,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store/retry"
 )
 
-// box is a container of a host: its memory changes only while it runs.
+// box is a container of a host: its memory changes only while it runs. The one called c1 is of pod c1, as is c1.side.
 type box struct {
 	status  Status
 	memory  []byte
@@ -44,6 +47,7 @@ type host struct {
 	boxes    map[string]*box
 	final    map[string]Committed
 	failed   map[string]string
+	causes   map[string]string
 	safety   map[string]Committed
 	verdicts map[string][]Verdict
 	scans    map[string]int
@@ -52,11 +56,14 @@ type host struct {
 	// obstacles are what keeps boxes from being dumped.
 	obstacles map[string][]obstacle.Obstacle
 	unjudged  bool
+	leaving   atomic.Bool
+	// missing are containers that pods lack.
+	missing map[string][]string
 	// share is that of the newest scan; throttled has all targets run at their limits.
 	share     float64
 	throttled bool
-	// onScan, onDump and onFiles are called at the beginning of each, and may fail it. ctx is the call's.
-	onScan, onDump, onFiles func(ctx context.Context, id string) error
+	// onScan, onDump, onFiles and onBegun are called at the beginning of each, and may fail it. ctx is the call's.
+	onScan, onDump, onFiles, onBegun func(ctx context.Context, id string) error
 }
 
 const boxPages = 600
@@ -117,7 +124,8 @@ func (h *host) Resume(_ context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	_, final := h.final[id]
+	pod, _, _ := strings.Cut(id, ".")
+	_, final := h.final[pod]
 	require.False(h.t, final, "thawed although it may run elsewhere")
 	if b.status == StatusPaused {
 		b.status, b.still = StatusRunning, append(b.still, time.Since(b.froze))
@@ -264,15 +272,15 @@ func (h *host) Vitals(c Container) (Vitals, error) {
 }
 
 func (h *host) Preload(ctx context.Context, t Target, _ float64, w FileWriter) (FilePass, error) {
-	content := fileOf(t.ID)
+	content := fileOf(podOf(t))
 	return FilePass{Bytes: int64(len(content))}, w.Preload(ctx, "layers/main/tmp/state", int64(len(content)), bytes.NewReader(content))
 }
 
 func (h *host) Add(ctx context.Context, t Target, w FileWriter) (FilePass, error) {
-	if err := h.call(ctx, h.onFiles, t.ID); err != nil {
+	if err := h.call(ctx, h.onFiles, podOf(t)); err != nil {
 		return FilePass{}, err
 	}
-	content := fileOf(t.ID)
+	content := fileOf(podOf(t))
 	entry := store.Entry{
 		Path: "layers/main/tmp/state", Type: store.TypeRegular, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0),
 	}
@@ -293,52 +301,71 @@ func (h *host) Targets(context.Context) ([]Target, error) {
 	defer h.mu.Unlock()
 	var targets []Target
 	for _, id := range slices.Sorted(maps.Keys(h.boxes)) {
-		t := hostTarget(id)
-		t.Status, t.Obstacles = h.boxes[id].status, h.obstacles[id]
-		t.Unjudged = h.unjudged
-		_, t.Final = h.final[id]
-		targets = append(targets, t)
+		pod, _, more := strings.Cut(id, ".")
+		if !more {
+			targets = append(targets, hostTarget(pod))
+		}
+		t := &targets[len(targets)-1]
+		if more {
+			t.Containers = append(t.Containers, hostTarget(id).Containers...)
+		}
+		t.Containers[len(t.Containers)-1].Status = h.boxes[id].status
+		t.Obstacles, t.Unjudged, t.Missing = h.obstacles[pod], h.unjudged, h.missing[pod]
+		_, t.Final = h.final[pod]
 	}
 	return targets, nil
 }
 
-func hostTarget(id string) Target {
-	return Target{
-		Container:  Container{ID: id, Namespace: "default", Pod: "pod-" + id, PodUID: "pod-" + id, Name: "main"},
-		Checkpoint: "pod-" + id, CheckpointUID: "uid-" + id,
+// hostTarget is the pod of these containers.
+func hostTarget(ids ...string) Target {
+	pod, _, _ := strings.Cut(ids[0], ".")
+	t := Target{Namespace: "default", Pod: "pod-" + pod, PodUID: "pod-" + pod, Checkpoint: "pod-" + pod, CheckpointUID: "uid-" + pod}
+	for _, id := range ids {
+		_, name, _ := strings.Cut(id, ".")
+		t.Containers = append(t.Containers, Container{
+			ID: id, Namespace: t.Namespace, Pod: t.Pod, PodUID: t.PodUID, Name: cmp.Or(name, "main"), Status: StatusRunning,
+		})
 	}
+	return t
 }
 
-func (h *host) Begun(context.Context, Target, Moments) error { return nil }
+func podOf(t Target) string { return strings.TrimPrefix(t.PodUID, "pod-") }
+
+func (h *host) Begun(ctx context.Context, t Target, _ Moments) error {
+	return h.call(ctx, h.onBegun, podOf(t))
+}
 
 func (h *host) Final(_ context.Context, t Target, g Committed, _ Moments) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	require.Equal(h.t, StatusPaused, h.boxes[t.ID].status, "recorded as final while it ran")
-	h.final[t.ID] = g
+	for _, c := range t.Containers {
+		require.NotEqual(h.t, StatusRunning, h.boxes[c.ID].status, "recorded as final while it ran")
+	}
+	h.final[podOf(t)] = g
 	return nil
 }
 
-func (h *host) Leaving(context.Context, Target) (bool, error) { return false, nil }
+func (h *host) Leaving(context.Context, Target) (bool, error) { return h.leaving.Load(), nil }
 
-func (h *host) Failed(_ context.Context, t Target, reason, _ string) error {
+func (h *host) Failed(_ context.Context, t Target, reason, message string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.failed[t.ID] = reason
+	h.causes[podOf(t)] = message
+	h.failed[podOf(t)] = reason
 	return nil
 }
 
 func (h *host) Safety(_ context.Context, t Target, g Committed, _ time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.safety[t.ID] = g
+	h.safety[podOf(t)] = g
 	return nil
 }
 
 func (h *host) Judged(_ context.Context, t Target, v Verdict, _ Prediction) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.verdicts[t.ID] = append(h.verdicts[t.ID], v)
+	h.verdicts[podOf(t)] = append(h.verdicts[podOf(t)], v)
 	return nil
 }
 
@@ -386,7 +413,7 @@ type boxScene struct {
 func newBoxScene(t *testing.T, ids ...string) *boxScene {
 	t.Helper()
 	h := &host{
-		t: t, dir: t.TempDir(), boxes: map[string]*box{}, final: map[string]Committed{}, failed: map[string]string{},
+		t: t, dir: t.TempDir(), boxes: map[string]*box{}, final: map[string]Committed{}, failed: map[string]string{}, causes: map[string]string{},
 		safety: map[string]Committed{}, verdicts: map[string][]Verdict{}, scans: map[string]int{},
 	}
 	for _, id := range ids {
@@ -434,20 +461,24 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// requireFinal holds that the target stands still, and that its newest generation is final and has its memory.
-func (s *boxScene) requireFinal(t *testing.T, id string) {
+// requireFinal holds that the pod stands still, and that its newest generation is final and has its memory.
+func (s *boxScene) requireFinal(t *testing.T, pod string) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	require.Contains(t, s.final, id)
-	require.Equal(t, StatusPaused, s.boxes[id].status)
-	require.True(t, s.requireNewest(t, id, s.final[id].Number).Final)
+	require.Contains(t, s.final, pod)
+	require.True(t, s.requireNewest(t, pod, s.final[pod].Number).Final)
+	for id, b := range s.boxes {
+		if id == pod || strings.HasPrefix(id, pod+".") {
+			require.Equal(t, StatusPaused, b.status)
+		}
+	}
 }
 
-// requireNewest holds that a generation is the newest one, and has the memory that the target has now.
-func (s *boxScene) requireNewest(t *testing.T, id string, number int64) store.Meta {
+// requireNewest holds that a generation is the newest one, and has the memory that the pod's containers have now.
+func (s *boxScene) requireNewest(t *testing.T, pod string, number int64) store.Meta {
 	t.Helper()
-	folder := hostTarget(id).Folder("test")
+	folder := hostTarget(pod).Folder("test")
 	head, err := s.store.Head(t.Context(), folder)
 	require.NoError(t, err)
 	require.Equal(t, number, head.Number)
@@ -457,13 +488,20 @@ func (s *boxScene) requireNewest(t *testing.T, id string, number int64) store.Me
 	require.NoError(t, err)
 	defer root.Close()
 	require.NoError(t, r.Fetch(dir.New(root)).Run(t.Context()))
-	got, err := root.ReadFile("images/main/pages-1.img")
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(s.boxes[id].memory, got), "the generation has another memory than the target")
-	core, err := root.ReadFile("images/main/core-1.img")
-	require.NoError(t, err)
-	require.Equal(t, "registers", string(core))
-	return r.Meta()
+	meta := r.Meta()
+	for id, b := range s.boxes {
+		if its, name, _ := strings.Cut(id, "."); its == pod {
+			name = cmp.Or(name, "main")
+			require.True(t, slices.ContainsFunc(meta.Containers, func(c store.ContainerMeta) bool { return c.Name == name }))
+			got, err := root.ReadFile("images/" + name + "/pages-1.img")
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(b.memory, got), "the generation has another memory than container %s", id)
+			core, err := root.ReadFile("images/" + name + "/core-1.img")
+			require.NoError(t, err)
+			require.Equal(t, "registers", string(core))
+		}
+	}
+	return meta
 }
 
 func (s *boxScene) uploaded() int64 {

@@ -70,7 +70,7 @@ func (e *Evacuator) list(ctx context.Context) error {
 	}
 	e.prune(targets)
 	for _, t := range targets {
-		if t.Final || t.Status != StatusRunning && t.Status != StatusPaused {
+		if t.Final || len(t.Missing) > 0 {
 			continue
 		}
 		e.measure(e.session(t))
@@ -81,7 +81,7 @@ func (e *Evacuator) list(ctx context.Context) error {
 // measure takes the target's vitals.
 func (e *Evacuator) measure(s *session) {
 	t := s.current()
-	vitals, err := e.options.Scanner.Vitals(t.Container)
+	vitals, err := e.vitals(t)
 	if err != nil {
 		return // it has ended, and the next list lacks it
 	}
@@ -196,7 +196,7 @@ func (e *Evacuator) step(ctx context.Context, s *session, step Step) error {
 	}
 	defer s.leave()
 	t := s.current()
-	held, err := e.options.Holds.Held(t.ID)
+	held, err := e.anyHeld(t)
 	if err != nil || held || s.closed || e.leaving() {
 		return err
 	}
@@ -229,14 +229,14 @@ func (s *session) forget() {
 // copyRound copies what changed in the memory of the running target.
 func (e *Evacuator) copyRound(ctx context.Context, s *session, w *openWriter, step Step) error {
 	t, began := s.current(), time.Now()
-	vitals, err := e.options.Scanner.Vitals(t.Container)
+	vitals, err := e.vitals(t)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.measured.since(w)
 	s.mu.Unlock()
-	scan, err := e.options.Scanner.Scan(ctx, t.Container, step.CPU, w.boundSink(t.Name, step.BytesPerSecond))
+	scan, err := e.scan(ctx, t, w, step.CPU, step.BytesPerSecond)
 	if err != nil {
 		return err
 	}
@@ -314,31 +314,44 @@ func (e *Evacuator) lastRound(ctx context.Context, s *session, w *openWriter) {
 		defer cancel()
 	}
 	t := s.current()
-	if _, err := e.options.Scanner.Scan(ctx, t.Container, lastRoundCores, w.boundSink(t.Name, 0)); err != nil {
+	if _, err := e.scan(ctx, t, w, lastRoundCores, 0); err != nil {
 		e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("round before the freeze failed")
 	}
 }
 
-// boundSink is where rounds hand memory to. It waits where more goes into the network than rate bytes/s; 0 is no bound.
-func (w *openWriter) boundSink(container string, rate float64) ScanSink {
-	began, first := time.Now(), w.Progress()
-	var mu sync.Mutex
-	charged := first.EncodeTime
+// bound is where a round hands memory to. It waits where more goes into the network than rate bytes/s; 0 is no bound.
+type bound struct {
+	writer *openWriter
+	rate   float64
+	began  time.Time
+	first  store.Progress
+
+	mu      sync.Mutex
+	charged time.Duration
+}
+
+func (w *openWriter) bound(rate float64) *bound {
+	first := w.Progress()
+	return &bound{writer: w, rate: rate, began: time.Now(), first: first, charged: first.EncodeTime}
+}
+
+// sink is that of one container.
+func (b *bound) sink(container string) ScanSink {
 	return func(ctx context.Context, task string, address uint64, pages []byte) (time.Duration, error) {
-		if err := w.AddPages(ctx, taskName(container, task), address, pages); err != nil {
+		if err := b.writer.AddPages(ctx, taskName(container, task), address, pages); err != nil {
 			return 0, inBucket(err)
 		}
-		now := w.Progress()
-		if rate > 0 {
-			due := time.Duration(float64(now.StoredBytes-first.StoredBytes) / rate * float64(time.Second))
-			if err := wait(ctx, due-time.Since(began)); err != nil {
+		now := b.writer.Progress()
+		if b.rate > 0 {
+			due := time.Duration(float64(now.StoredBytes-b.first.StoredBytes) / b.rate * float64(time.Second))
+			if err := wait(ctx, due-time.Since(b.began)); err != nil {
 				return 0, err
 			}
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		cost := max(0, now.EncodeTime-charged)
-		charged += cost
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		cost := max(0, now.EncodeTime-b.charged)
+		b.charged += cost
 		return cost, nil
 	}
 }

@@ -35,7 +35,7 @@ type measured struct {
 }
 
 func newMeasured(t Target) measured {
-	return measured{facts: TargetFacts{ID: t.ID, Codecs: map[store.Codec]CodecFacts{}}}
+	return measured{facts: TargetFacts{ID: t.PodUID, Codecs: map[store.Codec]CodecFacts{}}}
 }
 
 // copied is a deep copy of the facts.

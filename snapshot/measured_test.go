@@ -12,7 +12,7 @@ import (
 
 func TestWhatIsMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMeasured(Target{Container: Container{ID: "c1"}})
+		m := newMeasured(Target{PodUID: "pod-1"})
 		m.changed(time.Now(), 100, 1)
 		require.Empty(t, m.facts.Changes, "the first round found no change")
 		<-time.After(30 * time.Second)

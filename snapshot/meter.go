@@ -19,7 +19,7 @@ type Meter interface {
 	Judged(t Target, v Verdict, p Prediction)
 	// Evacuated tells how an evacuation has ended.
 	Evacuated(t Target, e Evacuated)
-	// Gone tells that t is a target no more, or in another container.
+	// Gone tells that t is a target no more.
 	Gone(t Target)
 }
 
@@ -84,7 +84,7 @@ func roundDone(read int64, p store.Progress, cpu time.Duration) Stepped {
 // dumpDone is what a safety dump did whose commit sent so many bytes.
 func dumpDone(still stillness, changed store.Progress, sent int64) Stepped {
 	return Stepped{
-		Action: ActionDump, ReadBytes: still.RSSBytes + still.fileBytes, ChangedBytes: changed.NewBlocks * store.BlockSize,
+		Action: ActionDump, ReadBytes: still.rssBytes() + still.fileBytes, ChangedBytes: changed.NewBlocks * store.BlockSize,
 		UploadedBytes: changed.UploadedBytes + sent, CPU: changed.EncodeTime, Still: still.thawed.Sub(still.frozen), Frozen: still.frozen,
 	}
 }

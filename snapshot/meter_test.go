@@ -31,13 +31,13 @@ func (m *tally) Failed(_ Target, action Action, reason string) {
 	m.lock(func() { m.failed = append(m.failed, fmt.Sprint(action, " ", reason)) })
 }
 
-func (m *tally) Judged(t Target, v Verdict, _ Prediction) { m.lock(func() { m.verdict[t.ID] = v }) }
+func (m *tally) Judged(t Target, v Verdict, _ Prediction) { m.lock(func() { m.verdict[podOf(t)] = v }) }
 
 func (m *tally) Evacuated(_ Target, e Evacuated) {
 	m.lock(func() { m.evacuated = append(m.evacuated, e) })
 }
 
-func (m *tally) Gone(t Target) { m.lock(func() { m.gone = append(m.gone, t.ID) }) }
+func (m *tally) Gone(t Target) { m.lock(func() { m.gone = append(m.gone, podOf(t)) }) }
 
 func (m *tally) lock(do func()) {
 	m.mu.Lock()

@@ -27,10 +27,10 @@ type leaver struct {
 	manner manner
 }
 
-// order puts the targets of a node under notice in the order in which they are evacuated: Policy's, or by their IDs where
+// order puts the targets of a node under notice in the order in which they are evacuated: Policy's, or by their UIDs where
 // there is none. Those that Policy would leave out come last, for a safety dump saves nobody yet (docs/design.md, 8).
 func (e *Evacuator) order(leaving []Target, deadline time.Time) []leaver {
-	slices.SortFunc(leaving, func(a, b Target) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(leaving, func(a, b Target) int { return cmp.Compare(a.PodUID, b.PodUID) })
 	all := make([]leaver, 0, len(leaving))
 	for _, t := range leaving {
 		all = append(all, leaver{t, plain})
@@ -43,25 +43,25 @@ func (e *Evacuator) order(leaving []Target, deadline time.Time) []leaver {
 	}
 	plan, _, err := e.plan(deadline)
 	if err != nil {
-		e.options.Log.Error().Err(err).Msg("no plan, targets are evacuated by their IDs")
+		e.options.Log.Error().Err(err).Msg("no plan, targets are evacuated by their UIDs")
 		return all
 	}
 	place := map[string]int{}
 	for i, step := range plan.Evacuation.Order {
 		place[step.ID] = i - len(plan.Evacuation.Order)
-		if j := slices.IndexFunc(all, func(l leaver) bool { return l.ID == step.ID }); j >= 0 {
+		if j := slices.IndexFunc(all, func(l leaver) bool { return l.PodUID == step.ID }); j >= 0 {
 			all[j].manner = manner{preDump: step.PreDump, alone: step.Alone, codec: step.Codec}
 		}
 	}
 	for _, left := range plan.Evacuation.Left {
-		if j := slices.IndexFunc(all, func(l leaver) bool { return l.ID == left.ID }); j >= 0 {
+		if j := slices.IndexFunc(all, func(l leaver) bool { return l.PodUID == left.ID }); j >= 0 {
 			all[j].manner.alone = true
 			e.options.Log.Warn().Str("namespace", all[j].Namespace).Str("pod", all[j].Pod).Str("reason", left.Reason).
 				Msg("target comes last: " + left.Message)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b leaver) int {
-		return cmp.Or(cmp.Compare(place[a.ID], place[b.ID]), strings.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(place[a.PodUID], place[b.PodUID]), strings.Compare(a.PodUID, b.PodUID))
 	})
 	return all
 }

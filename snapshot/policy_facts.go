@@ -132,7 +132,7 @@ func (t TargetFacts) Validate() error {
 	var faults []error
 	refuse := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if t.ID == "" {
-		refuse("ID is empty: name the container")
+		refuse("ID is empty: name the pod")
 	}
 	if t.RSSBytes < 0 || t.FileBytes < 0 {
 		refuse("RSS of %d bytes, files of %d bytes: measure again, nothing is smaller than 0", t.RSSBytes, t.FileBytes)
@@ -172,7 +172,7 @@ func distinct(targets []TargetFacts) error {
 	seen := map[string]bool{}
 	for _, t := range targets {
 		if seen[t.ID] {
-			return fmt.Errorf("two targets are called %q: hand in each container once", t.ID)
+			return fmt.Errorf("two targets are called %q: hand in each pod once", t.ID)
 		}
 		seen[t.ID] = true
 	}

@@ -88,7 +88,7 @@ func TestNodeThatCannotBe(t *testing.T) {
 		})
 	}
 	_, err := DefaultPolicy().Plan(aws(), []TargetFacts{workload("a", 1), workload("a", 2)})
-	require.ErrorContains(t, err, `two targets are called "a": hand in each container once`)
+	require.ErrorContains(t, err, `two targets are called "a": hand in each pod once`)
 }
 
 func TestFaultyFactsOfOneTargetLeaveTheOthersAlone(t *testing.T) {
@@ -97,7 +97,7 @@ func TestFaultyFactsOfOneTargetLeaveTheOthersAlone(t *testing.T) {
 		spoil func(*TargetFacts)
 		fault string
 	}{
-		{"no name", func(f *TargetFacts) { f.ID = "" }, "ID is empty: name the container"},
+		{"no name", func(f *TargetFacts) { f.ID = "" }, "ID is empty: name the pod"},
 		{"less than no memory", func(f *TargetFacts) { f.RSSBytes = -1 }, "measure again"},
 		{"less than no files", func(f *TargetFacts) { f.FileBytes = -1 }, "measure again"},
 		{"change in no time", func(f *TargetFacts) { f.Changes = []ChangePoint{{0, 1, 1}} }, "leave out rounds without an interval"},

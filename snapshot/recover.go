@@ -20,20 +20,26 @@ var errThawed = errors.New("the agent ended during the evacuation and there was 
 
 // settle deals with a target that is on hold from an earlier life of the agent and not final on its Checkpoint. One on hold
 // for a safety dump is thawed; a notice, if there is one, is acted upon by the next round. For all others what the bucket
-// holds comes first, for a commit may have landed unrecorded; then the deadline decides.
+// holds comes first, for a commit may have landed unrecorded; then the deadline decides. A pod of which a part alone is on
+// hold has no generation that counts: the rest may have run since.
 func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice, heard bool) error {
-	safety, evacuation, err := e.holdOf(t.ID)
+	hold, err := e.holdOf(t)
+	leaving := notice != nil && notice.Action.Evacuates()
 	switch {
 	case err != nil:
 		return err
-	case safety:
+	case hold == holdingSafety:
 		e.options.Log.Warn().Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("thawed after a safety dump that was cut off")
 		e.dropDump(t)
 		return e.endSafety(ctx, t)
-	case !evacuation && notice != nil && notice.Action.Evacuates() && !e.hasFailed(t.ID):
+	case hold == holdingNone && leaving && len(t.Missing) == 0 && !e.hasFailed(t.PodUID):
 		return e.evacuate(ctx, t, momentsOf(*notice), plain) // a safety dump has just ended
-	case !evacuation:
+	case hold == holdingNone:
 		return nil
+	case hold == holdingPart:
+		if err := e.stamps().void(t.PodUID); err != nil {
+			return err
+		}
 	}
 	m := Moments{Deadline: t.Deadline}
 	if notice != nil {
@@ -45,8 +51,8 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 		return e.finish(ctx, t, committed, m, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
-	case (notice != nil && notice.Action.Evacuates() || !heard) && time.Until(m.Deadline) > e.options.Margin:
-		return e.evacuate(ctx, t, m, plain)
+	case (leaving || !heard) && len(t.Missing) == 0 && time.Until(m.Deadline) > e.options.Margin:
+		return e.evacuateAnew(ctx, t, m, hold)
 	case err != nil && time.Until(m.Deadline) > 0:
 		return fmt.Errorf("settle pod %s/%s: whether it may run is not known until its deadline: %w", t.Namespace, t.Pod, err)
 	}
@@ -55,6 +61,17 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 		return fmt.Errorf("settle pod %s/%s: %w", t.Namespace, t.Pod, err)
 	}
 	return e.giveUp(ctx, t, v1alpha1.ReasonThawed, errThawed)
+}
+
+// evacuateAnew evacuates a target that an earlier life has held for that. Where a part of it may have run since, the write
+// of Begun fences that life's Journal.Final as Failed does: without it nothing is evacuated.
+func (e *Evacuator) evacuateAnew(ctx context.Context, t Target, m Moments, hold holding) error {
+	if hold == holdingPart {
+		if err := e.options.Journal.Begun(ctx, t, m); err != nil {
+			return fmt.Errorf("settle pod %s/%s: %w", t.Namespace, t.Pod, err)
+		}
+	}
+	return e.evacuate(ctx, t, m, plain)
 }
 
 // sweep removes dumps that an earlier life of the agent left on the disk, except of containers that are on hold, and what
@@ -76,8 +93,10 @@ func (e *Evacuator) sweep() error {
 			return err
 		}
 	}
-	if err := e.stamps().keep(held); err != nil {
-		return err
+	if len(held) == 0 {
+		if err := e.stamps().clear(); err != nil {
+			return err
+		}
 	}
 	dir := filepath.Join(e.options.HostRoot, e.options.WorkDir)
 	dumps, err := os.ReadDir(dir)
@@ -112,11 +131,11 @@ func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Momen
 	return e.giveUp(ctx, t, reasonOf(cause), cause)
 }
 
-// committed asks the bucket for the generation of the newest final dump of this very container. One of an older dump is
+// committed asks the bucket for the generation of the newest final dump of this very pod. One of an older dump is
 // none: it may have landed after its evacuation was given up, and t has run since. ErrFenced: a newer epoch holds the
 // folder, so the pod runs elsewhere and must not run here.
 func (e *Evacuator) committed(ctx context.Context, t Target) (Committed, bool, error) {
-	stamp, err := e.stamps().newest(t.ID)
+	stamp, err := e.stamps().newest(t.PodUID)
 	if err != nil {
 		return Committed{}, false, err
 	}

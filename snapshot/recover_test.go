@@ -53,7 +53,7 @@ var settleCases = []settleCase{
 		name: "committed by an evacuation before: thawed", deadline: -time.Minute, quiet: true,
 		before: func(t *testing.T, s *scene) {
 			commit(t, s, "pod-1", 0)
-			require.NoError(t, s.evacuator.hold("c1"))
+			require.NoError(t, s.evacuator.holdForGood(s.target))
 		},
 		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
@@ -61,7 +61,7 @@ var settleCases = []settleCase{
 		name: "committed, and the stamp of its dump is lost: thawed", deadline: -time.Minute, quiet: true,
 		before: func(t *testing.T, s *scene) {
 			commit(t, s, "pod-1", 0)
-			require.NoError(t, s.evacuator.stamps().keep(nil))
+			require.NoError(t, s.evacuator.stamps().clear())
 		},
 		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
@@ -116,7 +116,7 @@ func TestSettleAfterRestart(t *testing.T) {
 // behind it.
 func commit(t *testing.T, s *scene, pod string, fence int64) {
 	t.Helper()
-	stamp, err := s.evacuator.stamps().next("c1")
+	stamp, err := s.evacuator.stamps().next("pod-1")
 	require.NoError(t, err)
 	folder := s.target.Folder("test")
 	w, err := s.evacuator.options.Store.Begin(t.Context(), folder, store.Meta{
@@ -143,7 +143,7 @@ func TestCrashAfterACommitThatLandedLate(t *testing.T) {
 		name string
 		do   func(t *testing.T, w *world)
 	}{
-		{"the hold", func(t *testing.T, w *world) { require.NoError(t, w.evacuator.hold("c1")) }},
+		{"the hold", func(t *testing.T, w *world) { require.NoError(t, w.evacuator.holdForGood(target)) }},
 		{"the freeze", func(t *testing.T, w *world) { require.NoError(t, w.Pause(t.Context(), "c1")) }},
 		{"the dump", func(t *testing.T, w *world) {
 			var err error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -45,10 +46,10 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 	if err != nil {
 		return err
 	}
-	if err := addImages(ctx, still.Dump, t.Name, w.Writer); err != nil {
+	if err := addImages(ctx, t, still.dumps, w.Writer); err != nil {
 		return err
 	}
-	if err := w.Describe(e.meta(t, still.RSSBytes)); err != nil {
+	if err := w.Describe(e.meta(t, still.dumps)); err != nil {
 		return inBucket(err)
 	}
 	e.tidy(ctx, s, w)
@@ -60,7 +61,7 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(commitGrace, cancel) })()
 	began, before := time.Now(), w.Progress()
-	committed, err := e.commit(commit, s, t, still.RSSBytes)
+	committed, err := e.commit(commit, s, t, still.rssBytes())
 	if err != nil {
 		return err
 	}
@@ -69,8 +70,8 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 	e.options.Meter.Stepped(t, dumpDone(still, changed, w.Progress().UploadedBytes-before.UploadedBytes))
 	s.dumped(still, changed, step.Codec, max(0, time.Since(began)-uploading))
 	e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", committed.Number).
-		Dur("still_seconds", still.thawed.Sub(still.frozen)).Int64("rss_bytes", still.RSSBytes).
-		Int64("changed_bytes", changed.NewBlocks*store.BlockSize).Bool("lazy", still.OnDisk != nil).AnErr("not_lazy", still.NotLazy).
+		Dur("still_seconds", still.thawed.Sub(still.frozen)).Int64("rss_bytes", still.rssBytes()).
+		Int64("changed_bytes", changed.NewBlocks*store.BlockSize).Bool("lazy", still.inWriter()).AnErr("not_lazy", still.notLazy()).
 		Msg("safety dump")
 	record, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
 	defer cancel()
@@ -82,7 +83,7 @@ func (e *Evacuator) safetyDump(ctx context.Context, s *session, w *openWriter, s
 
 // stillness is what was read of a target while it stood still.
 type stillness struct {
-	Dump
+	dumps
 	frozen, thawed time.Time
 	// fileBytes is the size of its file trees, fileBlocks what of them was new.
 	fileBytes, fileBlocks int64
@@ -96,42 +97,52 @@ func (e *Evacuator) holdStill(ctx context.Context, t Target, w *openWriter, take
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, atMost, errStill)
 	defer cancel()
-	if !e.takeInHand(t.ID) {
-		return stillness{}, fmt.Errorf("container %s is on hold", t.ID)
+	if !e.takeInHand(t) {
+		return stillness{}, fmt.Errorf("pod %s/%s is on hold", t.Namespace, t.Pod)
 	}
-	defer e.letGo(t.ID)
+	defer e.letGo(t)
 	var out stillness
-	if status, err := e.options.Runtime.Status(ctx, t.ID); err != nil || status != StatusRunning {
-		// Who has paused it has his reasons: it is not for us to thaw.
-		return out, errors.Join(err, fmt.Errorf("container %s is %s and not running", t.ID, status))
+	if err := each(t, func(c Container) error { return e.runs(ctx, c) }); err != nil {
+		return out, err
 	}
 	defer func() {
 		thaw, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawWithin)
 		defer cancel()
 		err = errors.Join(err, e.endSafety(thaw, t))
 	}()
-	if err := e.safeties().Set(t.ID); err != nil {
+	for _, c := range t.Containers {
+		if err := e.safeties().Set(c.ID); err != nil {
+			return out, err
+		}
+	}
+	if err := e.hold(t); err != nil {
 		return out, err
 	}
-	if err := e.options.Holds.Set(t.ID); err != nil {
-		return out, err
-	}
-	if err := e.options.Runtime.Pause(ctx, t.ID); err != nil {
+	if err := e.freeze(ctx, t); err != nil {
 		return out, err
 	}
 	out.frozen = time.Now()
-	if out.Dump, err = e.options.Runtime.Dump(ctx, t.ID, e.workDir(t), w.sink(t.Name)); err != nil {
+	if out.dumps, err = e.dumpAll(ctx, t, w); err != nil {
 		return out, err
 	}
 	before := w.Progress().NewBlocks
 	files, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w})
 	if err != nil {
-		return out, fmt.Errorf("read files of container %s: %w", t.ID, err)
+		return out, fmt.Errorf("read files of pod %s/%s: %w", t.Namespace, t.Pod, err)
 	}
 	out.fileBytes = files.Bytes
 	out.fileBlocks = w.Progress().NewBlocks - before
 	out.thawed = time.Now()
 	return out, nil
+}
+
+// runs holds that a container runs. Who has paused it has his reasons: it is not for us to thaw.
+func (e *Evacuator) runs(ctx context.Context, c Container) error {
+	status, err := e.options.Runtime.Status(ctx, c.ID)
+	if err != nil || status != StatusRunning {
+		return errors.Join(err, fmt.Errorf("container %s is %s and not running", c.ID, status))
+	}
+	return nil
 }
 
 // dumped notes what a safety dump has shown.
@@ -144,25 +155,34 @@ func (s *session) dumped(still stillness, p store.Progress, codec store.Codec, c
 	m.based = still.frozen
 	f := &m.facts
 	f.LastDump, f.LastCommit, f.CommitTime = still.frozen, time.Now(), commit
-	f.RSSBytes, f.FileBytes = max(f.RSSBytes, still.RSSBytes), still.fileBytes
+	f.RSSBytes, f.FileBytes = max(f.RSSBytes, still.rssBytes()), still.fileBytes
 	f.Freezes = keep(f.Freezes, FreezePoint{
-		RSSBytes: still.RSSBytes, ChangedBytes: p.NewBlocks * store.BlockSize, Took: still.thawed.Sub(still.frozen),
+		RSSBytes: still.rssBytes(), ChangedBytes: p.NewBlocks * store.BlockSize, Took: still.thawed.Sub(still.frozen),
 	})
 }
 
 // safeties are the holds of safety dumps: containers that may be thawed without asking anybody, because no final
-// generation of theirs was ever recorded. The file is there before the hold, and goes after it.
+// generation of theirs was ever recorded. Those of all of a pod are there before the first hold, and go after the last.
 func (e *Evacuator) safeties() Holds { return Holds{Dir: e.options.Holds.Dir + "-safety"} }
 
-// hold has signals held back for an evacuation. Whatever the bucket has of the container by now is not of that.
-func (e *Evacuator) hold(id string) error {
-	if _, err := e.safeties().Clear(id); err != nil {
+// holdForGood has signals held back for an evacuation. Whatever the bucket has of the pod by now is not of that.
+func (e *Evacuator) holdForGood(t Target) error {
+	if err := e.clearSafeties(t); err != nil {
 		return err
 	}
-	if _, err := e.stamps().next(id); err != nil {
+	if _, err := e.stamps().next(t.PodUID); err != nil {
 		return err
 	}
-	return e.options.Holds.Set(id)
+	return e.hold(t)
+}
+
+func (e *Evacuator) clearSafeties(t Target) error {
+	for _, c := range t.Containers {
+		if _, err := e.safeties().Clear(c.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // endSafety thaws t after a safety dump, and delivers what came meanwhile.
@@ -170,45 +190,96 @@ func (e *Evacuator) endSafety(ctx context.Context, t Target) error {
 	if err := e.thaw(ctx, t); err != nil {
 		return err
 	}
-	_, err := e.safeties().Clear(t.ID)
-	return err
+	return e.clearSafeties(t)
 }
 
-// takeInHand tells the Evacuator to leave a container's hold alone, unless there is one already.
-func (e *Evacuator) takeInHand(id string) bool {
+// takeInHand tells the Evacuator to leave t's holds alone, unless there is one already.
+func (e *Evacuator) takeInHand(t Target) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if held, err := e.options.Holds.Held(id); held || err != nil {
+	if held, err := e.anyHeld(t); held || err != nil {
 		return false
 	}
-	e.inHand[id] = true
+	for _, c := range t.Containers {
+		e.inHand[c.ID] = true
+	}
 	return true
 }
 
-func (e *Evacuator) letGo(id string) {
+func (e *Evacuator) letGo(t Target) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.inHand, id)
+	for _, c := range t.Containers {
+		delete(e.inHand, c.ID)
+	}
 }
 
-func (e *Evacuator) isInHand(id string) bool {
+// isInHand tells whether a safety dump of this life holds any of t still; holdsStill whether it does that container.
+func (e *Evacuator) isInHand(t Target) bool {
+	return slices.ContainsFunc(t.Containers, func(c Container) bool { return e.holdsStill(c.ID) })
+}
+
+func (e *Evacuator) holdsStill(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.inHand[id]
 }
 
-// holdOf says whose hold on a container there is now: that of a safety dump of an earlier life, that of an evacuation, or
-// none that is to be settled.
-func (e *Evacuator) holdOf(id string) (safety, evacuation bool, err error) {
+// anyHeld tells whether any of t is on hold.
+func (e *Evacuator) anyHeld(t Target) (bool, error) {
+	for _, c := range t.Containers {
+		if held, err := e.options.Holds.Held(c.ID); held || err != nil {
+			return held, err
+		}
+	}
+	return false, nil
+}
+
+// holding is whose hold on a target there is.
+type holding int
+
+const (
+	// holdingNone: none that is to be settled.
+	holdingNone holding = iota
+	// holdingSafety: that of a safety dump of an earlier life.
+	holdingSafety
+	// holdingPart: that of an evacuation, on a part of the pod. Another part has not been frozen yet, has been thawed, or has
+	// ended: no generation may count as final.
+	holdingPart
+	// holdingAll: that of an evacuation, on all of it.
+	holdingAll
+)
+
+// holdOf says whose hold on t there is now.
+func (e *Evacuator) holdOf(t Target) (holding, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.inHand[id] {
-		return false, false, nil
+	held, safe := 0, 0
+	for _, c := range t.Containers {
+		on, err := e.options.Holds.Held(c.ID)
+		if err != nil {
+			return holdingNone, err
+		}
+		marked, err := e.safeties().Held(c.ID)
+		switch {
+		case err != nil:
+			return holdingNone, err
+		case e.inHand[c.ID]:
+			return holdingNone, nil
+		case on && marked:
+			safe++
+		}
+		if on {
+			held++
+		}
 	}
-	held, err := e.options.Holds.Held(id)
-	if err != nil || !held {
-		return false, false, err
+	switch {
+	case held == 0:
+		return holdingNone, nil
+	case safe == held:
+		return holdingSafety, nil
+	case held == len(t.Containers) && safe == 0 && len(t.Missing) == 0:
+		return holdingAll, nil
 	}
-	safety, err = e.safeties().Held(id)
-	return safety, !safety, err
+	return holdingPart, nil
 }

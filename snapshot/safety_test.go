@@ -247,10 +247,10 @@ func TestAnEvacuationTakesTheMarkOfASafetyDumpAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBoxScene(t, "c1")
 		require.NoError(t, s.evacuator.safeties().Set("c1"))
-		require.NoError(t, s.evacuator.hold("c1"))
-		safety, evacuation, err := s.evacuator.holdOf("c1")
+		target := hostTarget("c1")
+		require.NoError(t, s.evacuator.holdForGood(target))
+		held, err := s.evacuator.holdOf(target)
 		require.NoError(t, err)
-		require.False(t, safety)
-		require.True(t, evacuation)
+		require.Equal(t, holdingAll, held)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type session struct {
 	key sessionKey
 	// turn holds a token of whoever works on the target or its Writer: a round, a safety dump, an evacuation.
 	turn chan struct{}
+	// before is closed when the session before of the same pod has ended, nil where there was none; ended is this one's.
+	before, ended chan struct{}
 
 	mu        sync.Mutex
 	target    Target
@@ -47,10 +50,11 @@ type session struct {
 	tidied, reaped time.Time
 }
 
-// sessionKey says what one Writer is for. A container that is restored in place, or another pod, has another.
+// sessionKey says what one Writer is for. A pod of which a container was started anew, or restored in place, has another.
 type sessionKey struct {
-	container, pod, checkpoint string
-	epoch                      int64
+	// containers are their ids, with commas between them.
+	containers, pod, checkpoint string
+	epoch                       int64
 }
 
 // openWriter is a Writer whose uploads go on until end.
@@ -60,25 +64,31 @@ type openWriter struct {
 }
 
 func keyOf(t Target) sessionKey {
-	return sessionKey{container: t.ID, pod: t.PodUID, checkpoint: t.CheckpointUID, epoch: t.Epoch}
+	ids := make([]string, len(t.Containers))
+	for i, c := range t.Containers {
+		ids[i] = c.ID
+	}
+	return sessionKey{containers: strings.Join(ids, ","), pod: t.PodUID, checkpoint: t.CheckpointUID, epoch: t.Epoch}
 }
 
-// session is that of t. One of another pod or epoch in the same container makes way.
+// session is that of t. One of the same pod with other containers, or of another epoch, makes way, and the next one waits for
+// that: they may have containers in common.
 func (e *Evacuator) session(t Target) *session {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	old := e.sessions[t.ID]
+	old := e.sessions[t.PodUID]
 	if old != nil && old.key == keyOf(t) {
 		old.mu.Lock()
 		old.target = t
 		old.mu.Unlock()
 		return old
 	}
+	s := &session{key: keyOf(t), turn: make(chan struct{}, 1), target: t, measured: newMeasured(t), tidied: time.Now()}
 	if old != nil {
 		e.close(old, errEnding)
 	}
-	s := &session{key: keyOf(t), turn: make(chan struct{}, 1), target: t, measured: newMeasured(t), tidied: time.Now()}
-	e.sessions[t.ID] = s
+	s.before, s.ended = e.closing[t.PodUID], make(chan struct{})
+	e.sessions[t.PodUID] = s
 	return s
 }
 
@@ -86,25 +96,48 @@ func (e *Evacuator) session(t Target) *session {
 func (e *Evacuator) prune(targets []Target) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for id, s := range e.sessions {
-		if !slices.ContainsFunc(targets, func(t Target) bool { return t.ID == id && !t.Final }) {
-			delete(e.sessions, id)
+	for pod, s := range e.sessions {
+		if !slices.ContainsFunc(targets, func(t Target) bool { return t.PodUID == pod && !t.Final && len(t.Missing) == 0 }) {
+			delete(e.sessions, pod)
 			e.close(s, errEnding)
 		}
 	}
 }
 
-// close ends what is under way in s, and its Writer, in the background. Nobody begins anything in it any more.
+// close ends what is under way in s, and its Writer, in the background. Nobody begins anything in it any more. e.mu is held.
 func (e *Evacuator) close(s *session, cause error) {
+	e.closing[s.key.pod] = s.ended
 	e.ending.Go(func() {
 		s.stop(cause)
+		if s.before != nil {
+			<-s.before
+		}
 		s.turn <- struct{}{}
+		defer e.closed(s)
 		defer s.leave()
 		s.closed = true
 		e.drop(s)
 		e.forgetScans(s)
+		if e.isTarget(s.key.pod) {
+			return // with other containers
+		}
 		e.options.Meter.Gone(s.current())
 	})
+}
+
+func (e *Evacuator) isTarget(pod string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sessions[pod] != nil
+}
+
+func (e *Evacuator) closed(s *session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	close(s.ended)
+	if e.closing[s.key.pod] == s.ended {
+		delete(e.closing, s.key.pod)
+	}
 }
 
 // stop ends the step under way.
@@ -118,6 +151,13 @@ func (s *session) stop(cause error) {
 
 // take waits for the turn.
 func (s *session) take(ctx context.Context) error {
+	if s.before != nil {
+		select {
+		case <-s.before:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	select {
 	case s.turn <- struct{}{}:
 		return nil
@@ -188,8 +228,11 @@ func (e *Evacuator) drop(s *session) {
 
 // forgetScans tells the Scanner that what it has handed on of the target is lost.
 func (e *Evacuator) forgetScans(s *session) {
-	if e.options.Scanner != nil {
-		e.options.Scanner.Forget(s.key.container)
+	if e.options.Scanner == nil {
+		return
+	}
+	for _, c := range s.current().Containers {
+		e.options.Scanner.Forget(c.ID)
 	}
 }
 

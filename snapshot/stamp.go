@@ -6,13 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// stamps are files that say which final dump of a container is the newest that was begun, by a moment that its generation
+// stamps are files that say which final dump of a pod is the newest that was begun, by a moment that its generation
 // has as Meta.Created. A generation of an older dump may land in the bucket after its target was thawed: its stamp tells
 // it from the one that an evacuation may record. A stamp is an identity: nobody asks which of two is later.
 type stamps struct{ dir string }
@@ -20,11 +19,11 @@ type stamps struct{ dir string }
 // stamps stand beside the holds, and outlive them: the next one must differ.
 func (e *Evacuator) stamps() stamps { return stamps{e.options.Holds.Dir + "-dump"} }
 
-func (s stamps) path(id string) string { return filepath.Join(s.dir, filepath.Base(id)) }
+func (s stamps) path(pod string) string { return filepath.Join(s.dir, filepath.Base(pod)) }
 
 // next begins a dump: no generation that was committed before has its stamp.
-func (s stamps) next(id string) (time.Time, error) {
-	before, err := s.newest(id)
+func (s stamps) next(pod string) (time.Time, error) {
+	before, err := s.newest(pod)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -35,21 +34,21 @@ func (s stamps) next(id string) (time.Time, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return time.Time{}, fmt.Errorf("make folder of stamps: %w", err)
 	}
-	if err := os.WriteFile(s.path(id), strconv.AppendInt(nil, now.UnixNano(), 10), 0o600); err != nil {
-		return time.Time{}, fmt.Errorf("stamp dump of container %s: %w", id, err)
+	if err := os.WriteFile(s.path(pod), strconv.AppendInt(nil, now.UnixNano(), 10), 0o600); err != nil {
+		return time.Time{}, fmt.Errorf("stamp dump of pod %s: %w", pod, err)
 	}
 	return now, nil
 }
 
 // newest is the stamp of the dump that was begun last, zero where there is none. One that was cut off while it was written
 // is none: its dump had not begun.
-func (s stamps) newest(id string) (time.Time, error) {
-	text, err := os.ReadFile(s.path(id))
+func (s stamps) newest(pod string) (time.Time, error) {
+	text, err := os.ReadFile(s.path(pod))
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read stamp of container %s: %w", id, err)
+		return time.Time{}, fmt.Errorf("read stamp of pod %s: %w", pod, err)
 	}
 	nanoseconds, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
@@ -58,22 +57,21 @@ func (s stamps) newest(id string) (time.Time, error) {
 	return time.Unix(0, nanoseconds), nil
 }
 
-// keep removes all stamps but those of ids.
-func (s stamps) keep(ids []string) error {
-	entries, err := os.ReadDir(s.dir)
-	if errors.Is(err, fs.ErrNotExist) {
+// void has no generation count any more that there is or that may still land: whoever is thawed must be forgotten first.
+func (s stamps) void(pod string) error {
+	if _, err := s.next(pod); err == nil {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("list stamps: %w", err)
+	if err := os.Remove(s.path(pod)); err != nil && !errors.Is(err, fs.ErrNotExist) { // needs no room on the disk
+		return fmt.Errorf("void stamp of pod %s: %w", pod, err)
 	}
-	for _, e := range entries {
-		if slices.Contains(ids, e.Name()) {
-			continue
-		}
-		if err := os.Remove(s.path(e.Name())); err != nil {
-			return fmt.Errorf("remove old stamp: %w", err)
-		}
+	return nil
+}
+
+// clear removes all stamps: nothing is on hold.
+func (s stamps) clear() error {
+	if err := os.RemoveAll(s.dir); err != nil {
+		return fmt.Errorf("remove old stamps: %w", err)
 	}
 	return nil
 }

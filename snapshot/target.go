@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"syscall"
 	"time"
 
@@ -40,19 +41,28 @@ type Container struct {
 	// Bundle is the OCI bundle's path on the host.
 	Bundle                       string
 	Namespace, Pod, PodUID, Name string
+
+	// What follows the runtime does not know; a Target's containers have it.
+
+	// Image and ImageDigest are the container's image as the pod names it and as the node resolved it.
+	Image, ImageDigest string
+	// NeverRestarts says that the kubelet starts nothing in the place of the container when it ends.
+	NeverRestarts bool
 }
 
-// Target is a container that we protect, with all that an evacuation needs to know of it.
+// Target is a pod that we protect, with all that an evacuation needs to know of it. PodUID tells targets apart.
 type Target struct {
-	Container
+	Namespace, Pod, PodUID string
+	// Containers are those of the pod that run or stand still, native sidecars among them, by name in ascending order.
+	// They are copied, frozen, dumped, thawed and given up together.
+	Containers []Container
+	// Missing are the names of others that it takes to be whole: not started yet, or ended. Such a target is neither copied
+	// nor evacuated; what an earlier life of the agent has left frozen of it is thawed.
+	Missing []string
 	// Checkpoint is the name of the pod's Checkpoint (in Namespace), CheckpointUID its UID.
 	Checkpoint, CheckpointUID string
 	// Epoch is the epoch that the pod runs under: status.epoch of the Checkpoint.
 	Epoch int64
-	// Image and ImageDigest are the container's image as the pod names it and as the node resolved it.
-	Image, ImageDigest string
-	// NeverRestarts says that the kubelet starts nothing in the place of a container that ends (restartPolicy Never).
-	NeverRestarts bool
 	// Final says that the Checkpoint already names a final generation of this very pod.
 	Final bool
 	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none. Failed
@@ -70,12 +80,32 @@ type Target struct {
 	LeaveOut exclude.Patterns
 }
 
+// Has says whether the container of that id is one of t's.
+func (t Target) Has(id string) bool {
+	return slices.ContainsFunc(t.Containers, func(c Container) bool { return c.ID == id })
+}
+
+// Runs says whether all containers of t are there and run.
+func (t Target) Runs() bool {
+	return len(t.Missing) == 0 && len(t.Containers) > 0 &&
+		!slices.ContainsFunc(t.Containers, func(c Container) bool { return c.Status != StatusRunning })
+}
+
+// Names are those of t's containers, in their order.
+func (t Target) Names() []string {
+	names := make([]string, len(t.Containers))
+	for i, c := range t.Containers {
+		names[i] = c.Name
+	}
+	return names
+}
+
 // Folder is the target's folder in the bucket.
 func (t Target) Folder(cluster string) store.Target {
 	return store.Target{Cluster: cluster, Namespace: t.Namespace, Name: t.Checkpoint, UID: t.CheckpointUID}
 }
 
-// Dump is a full dump on this node's disk.
+// Dump is a full dump of a container on this node's disk.
 type Dump struct {
 	// Images is the folder of CRIU images, as this process sees it.
 	Images string
@@ -131,13 +161,13 @@ type FileWriter interface {
 	AddKept(ctx context.Context, e store.Entry, version string) error
 }
 
-// Files reads the file trees of a container: its writable layer, emptyDir volumes and shared memory. snapshot/files is
-// behind it.
+// Files reads the file trees of a pod, each once: the writable layers of its containers, its emptyDir volumes and shared
+// memory. snapshot/files is behind it.
 type Files interface {
-	// Preload hands contents of a running container's files to w, so that Add need not, and takes no more than share
+	// Preload hands contents of a running pod's files to w, so that Add need not, and takes no more than share
 	// cores. What changes meanwhile may be missed.
 	Preload(ctx context.Context, t Target, share float64, w FileWriter) (FilePass, error)
-	// Add hands every entry of a frozen container's trees to w.
+	// Add hands every entry of a frozen pod's trees to w.
 	Add(ctx context.Context, t Target, w FileWriter) (FilePass, error)
 }
 
@@ -163,7 +193,7 @@ type Committed struct {
 
 // Journal writes down where others look: on the pod's Checkpoint.
 type Journal interface {
-	// Targets returns the protectable containers of this node.
+	// Targets returns the protectable pods of this node of which anything runs or stands still.
 	Targets(ctx context.Context) ([]Target, error)
 	// Begun records that the evacuation of t has begun, before t is frozen.
 	Begun(ctx context.Context, t Target, m Moments) error

@@ -79,27 +79,27 @@ func (e *Evacuator) tryUpload(ctx context.Context, s *session, t Target, dump *i
 	if err != nil {
 		return Committed{}, inBucket(err)
 	}
-	if dump.OnDisk != nil && dump.writer != w {
+	if dump.inWriter() && dump.writer != w {
 		if *dump, err = e.dump(ctx, t, w); err != nil {
 			return Committed{}, err
 		}
 	}
 	w.Discard()
-	meta := e.meta(t, dump.RSSBytes)
+	meta := e.meta(t, dump.dumps)
 	meta.Final, meta.Created = true, dump.stamp
 	if err := w.Describe(meta); err != nil {
 		return Committed{}, inBucket(err)
 	}
 	s.laps.end("open")
-	if err := addImages(ctx, dump.Dump, t.Name, w.Writer); err != nil {
+	if err := addImages(ctx, t, dump.dumps, w.Writer); err != nil {
 		return Committed{}, err
 	}
 	s.laps.end("images")
 	if _, err := e.options.Files.Add(ctx, t, &fileWriter{openWriter: w}); err != nil {
-		return Committed{}, fmt.Errorf("read files of container %s: %w", t.ID, err)
+		return Committed{}, fmt.Errorf("read files of pod %s/%s: %w", t.Namespace, t.Pod, err)
 	}
 	s.laps.end("files")
-	committed, err := e.commit(ctx, s, t, dump.RSSBytes)
+	committed, err := e.commit(ctx, s, t, dump.rssBytes())
 	if errors.Is(err, store.ErrFenced) {
 		// Where it was a newer epoch, the next Writer cannot begin and says so. Else somebody has rewritten the target.
 		return Committed{}, fmt.Errorf("%w: another writer was first: %s", errBucket, err.Error())
@@ -139,23 +139,39 @@ func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base
 	} else if base == nil || base.Head().Number != head.Number || base.Head().WrittenEpoch != head.WrittenEpoch {
 		base = e.base(ctx, t)
 	}
-	meta := e.meta(t, 0)
+	meta := e.meta(t, nil)
 	meta.Number = head.Number + 1
 	w, err := e.options.Patient.Begin(uploads, folder, meta, store.WriteOptions{Base: base, Codec: store.CodecZstd})
 	return w, base, err
 }
 
-// meta describes a generation of t that is not final.
-func (e *Evacuator) meta(t Target, rss int64) store.Meta {
-	return store.Meta{
-		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Created: time.Now(),
-		Containers:   []store.ContainerMeta{{Name: t.Name, Image: t.Image, ImageDigest: t.ImageDigest, RSSBytes: rss}},
-		Requirements: e.options.Requirements,
+// meta describes a generation of t that is not final, of these dumps where there are any yet.
+func (e *Evacuator) meta(t Target, of dumps) store.Meta {
+	meta := store.Meta{
+		Epoch: t.Epoch, PodUID: t.PodUID, Node: e.options.NodeName, Created: time.Now(), Requirements: e.options.Requirements,
 	}
+	for i, c := range t.Containers {
+		one := store.ContainerMeta{Name: c.Name, Image: c.Image, ImageDigest: c.ImageDigest}
+		if of != nil {
+			one.RSSBytes = of[i].RSSBytes
+		}
+		meta.Containers = append(meta.Containers, one)
+	}
+	return meta
 }
 
-// addImages adds the flat folder of CRIU images.
-func addImages(ctx context.Context, dump Dump, container string, w *store.Writer) error {
+// addImages adds the images of all of t's containers.
+func addImages(ctx context.Context, t Target, of dumps, w *store.Writer) error {
+	for i, c := range t.Containers {
+		if err := addImagesOf(ctx, of[i], c.Name, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addImagesOf adds the flat folder of CRIU images of a container.
+func addImagesOf(ctx context.Context, dump Dump, container string, w *store.Writer) error {
 	images, err := os.ReadDir(dump.Images)
 	if err != nil {
 		return fmt.Errorf("list CRIU images: %w", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
@@ -40,6 +41,9 @@ type config struct {
 	softDirty           string
 	softDirtyCheck      time.Duration
 	window              time.Duration
+	prefetchDisk        string
+	prefetchReserve     string
+	restoresAtOnce      int
 	policy              snapshot.Policy
 }
 
@@ -69,6 +73,9 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.Float64Var(&c.policy.NetworkShare, "network-share", c.policy.NetworkShare, "part of the node's upload rate that copying may take")
 	flags.DurationVar(&c.policy.Interval, "interval", c.policy.Interval, "from one copy of a pod to the next while nothing presses")
 	flags.DurationVar(&c.policy.RecoveryPoint, "recovery-point", c.policy.RecoveryPoint, "from one safety dump of a pod to the next")
+	flags.StringVar(&c.prefetchDisk, "prefetch-disk", "20Gi", "how much of the disk prefetched packs may take; 0: nothing is prefetched")
+	flags.StringVar(&c.prefetchReserve, "prefetch-reserve", "10Gi", "how much of the disk prefetched packs leave free")
+	flags.IntVar(&c.restoresAtOnce, "restores-at-once", 4, "how many pods are fetched at a time; each takes up to 65 MiB of memory and what its manifest does")
 	flags.StringVar(&c.healthAddress, "health-address", ":9640", "host:port of /healthz and /metrics")
 }
 
@@ -110,6 +117,14 @@ func (c *config) Validate() error {
 	if c.softDirtyCheck < time.Second {
 		fault("--soft-dirty-check: %s is less than 1s", c.softDirtyCheck)
 	}
+	for flag, value := range map[string]string{"prefetch-disk": c.prefetchDisk, "prefetch-reserve": c.prefetchReserve} {
+		if _, err := byteCount(value); err != nil {
+			fault("--%s: %q is %w", flag, value, err)
+		}
+	}
+	if c.restoresAtOnce < 1 || c.restoresAtOnce > 64 {
+		fault("--restores-at-once: %d is not between 1 and 64", c.restoresAtOnce)
+	}
 	if err := c.policy.Validate(); err != nil {
 		fault("settings of copying: %w", err)
 	}
@@ -117,4 +132,13 @@ func (c *config) Validate() error {
 		fault("--health-address: %q is not host:port, as in \":9640\"", c.healthAddress)
 	}
 	return errors.Join(faults...)
+}
+
+// byteCount reads a number of bytes as Kubernetes writes it.
+func byteCount(text string) (int64, error) {
+	q, err := resource.ParseQuantity(text)
+	if err != nil || q.Sign() < 0 {
+		return 0, errors.New("no number of bytes; write it as in 20Gi or 500M")
+	}
+	return q.Value(), nil
 }

@@ -30,6 +30,9 @@ func TestSettings(t *testing.T) {
 		{name: "an engine that is none", args: []string{"--engine=phaul"}, fault: `--engine: "phaul" is none of [auto lazy criu full]`},
 		{name: "tracking that is neither", args: []string{"--soft-dirty=yes"}, fault: `--soft-dirty: "yes" is neither auto nor off`},
 		{name: "no share", args: []string{"--cpu-share=0"}, fault: "CPUShare is 0"},
+		{name: "no number of bytes", args: []string{"--prefetch-disk=much"}, fault: `--prefetch-disk: "much" is no number of bytes`},
+		{name: "less than nothing", args: []string{"--prefetch-reserve=-1Gi"}, fault: `--prefetch-reserve: "-1Gi" is no number of bytes`},
+		{name: "nothing at once", args: []string{"--restores-at-once=0"}, fault: "--restores-at-once: 0 is not between 1 and 64"},
 		{name: "window within the margin", args: []string{"--window=5s"}, fault: "--window: 5s is not longer than --margin"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
+	"github.com/lifeboat-dev/lifeboat/restore/node"
 	"github.com/lifeboat-dev/lifeboat/restore/runtime/install"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
 	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
@@ -108,14 +109,15 @@ type meters struct {
 	requests *meter.Meter
 	targets  *metrics.Meter
 	filters  *memory.Filters
+	restores *node.Meter
 }
 
 func newMeters() meters {
-	return meters{requests: meter.NewMeter(), targets: metrics.New(), filters: memory.NewFilters()}
+	return meters{requests: meter.NewMeter(), targets: metrics.New(), filters: memory.NewFilters(), restores: node.NewMeter()}
 }
 
 func (m meters) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.targets, m.filters}
+	return []prometheus.Collector{m.requests, m.targets, m.filters, m.restores}
 }
 
 // health serves /healthz and /metrics: of the sources of notices, and of what others count.

@@ -31,9 +31,6 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/files"
 	"github.com/lifeboat-dev/lifeboat/snapshot/kube"
 	"github.com/lifeboat-dev/lifeboat/store"
-	"github.com/lifeboat-dev/lifeboat/store/meter"
-	"github.com/lifeboat-dev/lifeboat/store/open"
-	"github.com/lifeboat-dev/lifeboat/store/retry"
 	"github.com/lifeboat-dev/lifeboat/watcher"
 	"github.com/lifeboat-dev/lifeboat/watcher/aws"
 )
@@ -99,11 +96,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 		return nil, err
 	}
 	meters := newMeters()
-	generations, err := openStore(ctx, c, retry.Default, meters.requests)
-	if err != nil {
-		return nil, err
-	}
-	patient, err := openStore(ctx, c, retry.Patient, meters.requests)
+	buckets, err := openBuckets(ctx, c, meters.requests)
 	if err != nil {
 		return nil, err
 	}
@@ -126,12 +119,13 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	own := kube.Node{Name: c.nodeName, Client: client}
 	a := &agent{config: c, log: log, dumps: dumps, health: newHealth(c.healthAddress, meters.collectors()...), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events, Requirements: offer.Requirements()}
-	options := snapshotOptions(c, log, dumps, journal, generations, patient)
+	options := snapshotOptions(c, log, dumps, journal, buckets.generations, buckets.patient)
 	options.Meter = meters.targets
 	a.evacuator = snapshot.New(options)
 	a.lookout = newLookout(c, log, journal)
+	packs, restores := buckets.ahead(c, log)
 	a.preparer = node.New(node.Options{
-		NodeName: c.nodeName, Cluster: c.cluster, Store: generations, Client: client, Checkpoints: points, Events: events,
+		NodeName: c.nodeName, Cluster: c.cluster, Store: restores, Packs: packs, FetchesAtOnce: c.restoresAtOnce, Meter: meters.restores, Client: client, Checkpoints: points, Events: events,
 		HostRoot: c.hostRoot, WorkDir: filepath.Join(c.stateDir, "restore"), CRIUConfig: runc.ConfigFile,
 		Running: func(ctx context.Context, id string) (bool, error) {
 			status, err := runc.Status(ctx, id)
@@ -184,6 +178,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.tainter.Run(ctx) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
+	group.Go(func() error { return a.preparer.Prefetch(ctx) })
 	group.Go(func() error { return a.sweep(ctx) })
 	group.Go(func() error { return a.publisher.Run(ctx) })
 	group.Go(func() error { return a.health.Run(ctx) })
@@ -208,26 +203,6 @@ func (a *agent) sweep(ctx context.Context) error {
 		case <-time.After(publishAtMost):
 		}
 	}
-}
-
-// openStore opens the bucket with that much patience.
-func openStore(ctx context.Context, c *config, patience retry.Policy, requests *meter.Meter) (*store.Store, error) {
-	text, err := os.ReadFile(c.keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("read master keys: %w; mount the Secret lifeboat-key there", err)
-	}
-	keys, err := store.ParseKeyring(text)
-	if err != nil {
-		return nil, fmt.Errorf("read master keys %s: %w", c.keyFile, err)
-	}
-	bucket, err := open.Bucket(ctx, c.bucket, open.WithRetry(patience), open.WithMeter(requests))
-	if err != nil {
-		return nil, fmt.Errorf("open bucket: %w", err)
-	}
-	if err := shared(c.bucket, "/"); err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", c.bucket, err)
-	}
-	return store.New(bucket, keys), nil
 }
 
 // newRunc writes the CRIU configuration to the host and finds the runtime that `install` noted.

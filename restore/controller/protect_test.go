@@ -29,10 +29,34 @@ func TestObstacles(t *testing.T) {
 		"host path": {func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}}}
 		}, []string{v1alpha1.ReasonHostPathVolume}, "hostPath volumes data"},
-		"two containers": {func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "side"}) },
-			[]string{v1alpha1.ReasonMultipleContainers}, "2 containers and 0 init"},
-		"init container": {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "init"}} },
-			[]string{v1alpha1.ReasonMultipleContainers}, "1 init containers"},
+		"two containers, an init container and a sidecar": {several, nil, ""},
+		"one of two has ended": {func(p *corev1.Pod) {
+			several(p)
+			p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{state("other", terminated(0))}
+		}, []string{v1alpha1.ReasonContainerEnded}, "containers other have ended while others of the pod run"},
+		"one of two has failed and is not started again": {func(p *corev1.Pod) {
+			several(p)
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{state("other", terminated(1))}
+		}, []string{v1alpha1.ReasonContainerEnded}, "containers other"},
+		"one of two is being started again": {func(p *corev1.Pod) {
+			several(p)
+			p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{state("other", terminated(1))}
+		}, nil, ""},
+		"the init container has ended": {func(p *corev1.Pod) {
+			several(p)
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{state("init", terminated(0))}
+		}, nil, ""},
+		"one is being created": {func(p *corev1.Pod) {
+			several(p)
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{state("other", waits("ContainerCreating"))}
+		}, nil, ""},
+		"the sidecar crashes again and again": {func(p *corev1.Pod) {
+			several(p)
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{state("sidecar", waits("CrashLoopBackOff"))}
+		}, []string{v1alpha1.ReasonContainerWaiting}, "containers sidecar (CrashLoopBackOff) do not run"},
 		"owned": {func(p *corev1.Pod) {
 			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "train", Controller: ptr.To(true)}}
 		}, nil, ""},
@@ -68,6 +92,24 @@ func TestObstacles(t *testing.T) {
 			require.Equal(t, tc.want == nil, verdict.status == metav1.ConditionTrue)
 		})
 	}
+}
+
+// several gives a pod a second container, an init container and a native sidecar.
+func several(p *corev1.Pod) {
+	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "other"})
+	p.Spec.InitContainers = []corev1.Container{{Name: "init"}, {Name: "sidecar", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}}
+}
+
+func state(name string, s corev1.ContainerState) corev1.ContainerStatus {
+	return corev1.ContainerStatus{Name: name, State: s}
+}
+
+func terminated(code int32) corev1.ContainerState {
+	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code}}
+}
+
+func waits(reason string) corev1.ContainerState {
+	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}
 }
 
 func TestProtectableFollowsThePod(t *testing.T) {

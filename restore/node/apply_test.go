@@ -13,8 +13,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
-// pod lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty.
-func pod(t *testing.T) (p *Preparer, req handover.PrepareRequest, host string) {
+// podOnHost lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty.
+func podOnHost(t *testing.T) (p *Preparer, req handover.PrepareRequest, host string) {
 	t.Helper()
 	host = t.TempDir()
 	const volume = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs"
@@ -34,7 +34,7 @@ func entry(kind store.Type, path string) store.Entry {
 }
 
 func TestApply(t *testing.T) {
-	p, req, host := pod(t)
+	p, req, host := podOnHost(t)
 	trees, err := p.openTrees(req, "/images")
 	require.NoError(t, err)
 	defer trees.close()
@@ -125,7 +125,7 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layers/main/out/x"), "escapes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, req, host := pod(t)
+			p, req, host := podOnHost(t)
 			require.NoError(t, os.Symlink(host, filepath.Join(host, "bundle/rootfs/out")))
 			trees, err := p.openTrees(req, "/images")
 			require.NoError(t, err)

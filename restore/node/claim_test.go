@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -111,7 +112,9 @@ func TestReasonOf(t *testing.T) {
 		{"manifest damaged", store.ErrManifestCorrupt, v1alpha1.ReasonManifestCorrupt},
 		{"pack gone", store.ErrPackMissing, v1alpha1.ReasonPackMissing},
 		{"pack damaged", store.ErrPackCorrupt, v1alpha1.ReasonPackCorrupt},
-		{"this node's disk is full", fmt.Errorf("%w: no space left on device", errApply), v1alpha1.ReasonRestoreFailed},
+		{"this node's disk is full", diskFull(fmt.Errorf("%w: %w", errApply, syscall.ENOSPC)), v1alpha1.ReasonNodeDiskFull},
+		{"a quota is used up", diskFull(fmt.Errorf("make folder for images: %w", syscall.EDQUOT)), v1alpha1.ReasonNodeDiskFull},
+		{"this node's disk is broken", diskFull(fmt.Errorf("%w: %w", errApply, syscall.EIO)), v1alpha1.ReasonRestoreFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, reasonOf(c.err)) })
 	}

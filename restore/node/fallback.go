@@ -54,9 +54,12 @@ func inPlaceOf(status *v1alpha1.CheckpointStatus) string {
 
 // lost is the time between the moment that the fallback shows and the one that the claimed generation does.
 func lost(status *v1alpha1.CheckpointStatus) time.Duration {
-	end := status.Generation.Time.Time
-	if l := status.Timeline; l != nil && l.Frozen != nil {
+	var end time.Time
+	switch l, g := status.Timeline, status.Generation; {
+	case l != nil && l.Frozen != nil:
 		end = l.Frozen.Time
+	case g != nil:
+		end = g.Time.Time
 	}
 	return max(end.Sub(status.Claim.Fallback.Generation.Time.Time), 0)
 }

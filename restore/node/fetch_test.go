@@ -85,14 +85,14 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 		{"the bucket fails for good", 1 << 20, v1alpha1.ReasonBucketFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, req, host := pod(t)
+			p, req, host := podOnHost(t)
 			trees, err := p.openTrees(req, "/images")
 			require.NoError(t, err)
 			defer trees.close()
 			synctest.Test(t, func(t *testing.T) {
 				b, r, packs := stored(t, image)
 				b.fails[packs[1].Key] = c.fails
-				err := run(t.Context(), r.Fetch(trees))
+				err := run(t.Context(), r.Fetch(trees), func() {})
 				require.Equal(t, 1, b.reads[packs[0].Key], "what has been fetched is not fetched again")
 				if c.reason != "" {
 					require.ErrorIs(t, err, errDown)
@@ -109,14 +109,14 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 }
 
 func TestFailureOfThisNodeIsNotTriedAgain(t *testing.T) {
-	p, req, host := pod(t)
+	p, req, host := podOnHost(t)
 	trees, err := p.openTrees(req, "/images")
 	require.NoError(t, err)
 	defer trees.close()
 	_, r, _ := stored(t, bytes.Repeat([]byte("page"), 5<<20))
 	require.NoError(t, os.RemoveAll(filepath.Join(host, "images")))
 	begin := time.Now()
-	err = run(t.Context(), r.Fetch(trees))
+	err = run(t.Context(), r.Fetch(trees), func() {})
 	require.Less(t, time.Since(begin), tryEvery)
 	require.ErrorIs(t, err, errApply)
 	require.Equal(t, v1alpha1.ReasonRestoreFailed, reasonOf(err))

@@ -185,6 +185,7 @@ func (p *Preparer) failed(ctx context.Context, t task, reason, message string) e
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, reason, message)
 		return nil
 	})
+	p.options.Meter.failed(reason)
 	p.event(types.UID(t.PodUID), t.PrepareRequest, "Warning", reason, "not restored: "+message)
 	return err
 }

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -36,6 +35,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/store"
+	"github.com/lifeboat-dev/lifeboat/store/cache"
 )
 
 const (
@@ -45,8 +45,6 @@ const (
 	awaitTime = 60 * time.Second
 	// tryEvery is the first wait between two steps, tryAtMost the longest.
 	tryEvery, tryAtMost = 250 * time.Millisecond, 4 * time.Second
-	// fetchAttempts is how often a fetch goes on before the claim is tried anew, from its beginning.
-	fetchAttempts = 4
 	// eventNotAwaited is the reason of the event on a pod that started while what it may have continued was on its way.
 	eventNotAwaited = "NotAwaited"
 )
@@ -86,12 +84,20 @@ type Options struct {
 	Images func(ctx context.Context, containerID string) ([]string, error)
 	// Offer is what this node offers to generations.
 	Offer placement.Offer
+	// Packs is the cache that Store reads through, for what is prefetched. Nil: nothing is.
+	Packs *cache.Bucket
+	// FetchesAtOnce is how many restores are fetched at a time; 0: 4.
+	FetchesAtOnce int
+	// Meter counts; nil: nobody looks.
+	Meter *Meter
 	Log   zerolog.Logger
 }
 
 // Preparer prepares restores on this node.
 type Preparer struct {
-	options Options
+	options  Options
+	arrivals *arrivals
+	fetches  *fetches
 
 	mu sync.Mutex
 	// begun are the containers for which this life of the agent has made folders; Sweep leaves those. Their times could
@@ -100,7 +106,17 @@ type Preparer struct {
 }
 
 // New returns a Preparer.
-func New(options Options) *Preparer { return &Preparer{options: options, begun: map[string]bool{}} }
+func New(options Options) *Preparer {
+	if options.Meter == nil {
+		options.Meter = NewMeter()
+	}
+	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}}
+	if options.Packs != nil {
+		options.Meter.packs.Store(options.Packs)
+		p.arrivals = newArrivals(&p.options)
+	}
+	return p
+}
 
 // Prepare answers what becomes of a container about to be created. What may pass (an API server or a bucket that does
 // not answer, a source not released yet) is waited for within the time that the kubelet gives a create: the error of one
@@ -140,12 +156,9 @@ func (p *Preparer) notAwaited(req handover.PrepareRequest, waited error) handove
 
 // step takes one step on the ladder: an answer, or an error that says what is still missing.
 func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
-	pod, err := p.options.Client.CoreV1().Pods(req.Namespace).Get(ctx, req.Pod, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return handover.PrepareReply{}, fmt.Errorf("get pod %s/%s: %w", req.Namespace, req.Pod, err)
-	}
-	if err != nil || string(pod.UID) != req.PodUID {
-		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s of UID %s is gone", errRefused, req.Namespace, req.Pod, req.PodUID)
+	pod, err := p.live(ctx, req)
+	if err != nil {
+		return handover.PrepareReply{}, err
 	}
 	points, err := p.options.Checkpoints.Of(ctx, pod)
 	if err != nil {
@@ -169,6 +182,7 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	case rungWait:
 		return handover.PrepareReply{}, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, checkpoint.Name, errWait)
 	case rungFail:
+		p.options.Meter.ended(outcomeRefused)
 		return handover.PrepareReply{}, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
 			errRefused, req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
 	case rungStartClean:
@@ -183,6 +197,18 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	}
 }
 
+// live returns the pod of a request; errRefused where it is gone.
+func (p *Preparer) live(ctx context.Context, req handover.PrepareRequest) (*corev1.Pod, error) {
+	pod, err := p.options.Client.CoreV1().Pods(req.Namespace).Get(ctx, req.Pod, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("get pod %s/%s: %w", req.Namespace, req.Pod, err)
+	}
+	if err != nil || string(pod.UID) != req.PodUID {
+		return nil, fmt.Errorf("%w: pod %s/%s of UID %s is gone", errRefused, req.Namespace, req.Pod, req.PodUID)
+	}
+	return pod, nil
+}
+
 func (p *Preparer) create() handover.PrepareReply {
 	return handover.PrepareReply{Action: handover.ActionCreate}
 }
@@ -190,6 +216,18 @@ func (p *Preparer) create() handover.PrepareReply {
 // restore claims the waiting generation, or goes on under the claim that the pod holds, and brings its state here. Where
 // another pod was first, the next step finds what else waits.
 func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, error) {
+	// The place comes before the claim: a pod whose time runs out while it waits leaves the generation to the next.
+	waited, err := p.fetches.enter(ctx)
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
+	defer p.fetches.leave()
+	if waited {
+		if _, err := p.live(ctx, t.PrepareRequest); err != nil {
+			return handover.PrepareReply{}, err
+		}
+	}
+	p.arrivals.enough(types.UID(t.PodUID))
 	checkpoint, err := p.claim(ctx, t)
 	if errors.Is(err, errNothing) {
 		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: another pod has claimed checkpoint %s in this moment", t.Namespace, t.Pod, t.Checkpoint)
@@ -215,115 +253,22 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
 	}
 	if err != nil {
-		reason := reasonOf(err)
-		if fault := p.failed(ctx, t, reason, err.Error()); fault != nil {
-			err = errors.Join(err, fault)
-		}
-		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
+		return handover.PrepareReply{}, p.notRestored(ctx, t, err)
 	}
+	p.options.Meter.fetchedIn(time.Since(begin), bytes)
 	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")
 	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
 		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
 	}
 	if err := p.handOver(t); err != nil {
-		return handover.PrepareReply{}, err
+		return handover.PrepareReply{}, p.notRestored(ctx, t, err)
 	}
 	return reply, nil
 }
 
-// fetch fences the bucket and brings images and files here, all checked.
-func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
-	reader, err := p.open(ctx, c)
-	if err != nil {
-		return 0, err
-	}
-	if err := p.makeFolders(req.ContainerID); err != nil {
-		return 0, err
-	}
-	if c.Status.Claim.Attempts > 1 || c.Status.Claim.Fallback != nil {
-		if err := p.resetLayer(ctx, req); err != nil {
-			return 0, err
-		}
-	}
-	trees, err := p.openTrees(req, reply.ImagePath)
-	if err != nil {
-		return 0, err
-	}
-	defer trees.close()
-	if err := run(ctx, reader.Fetch(trees)); err != nil {
-		return 0, err
-	}
-	var bytes int64
-	for entry := range reader.Entries() {
-		bytes += entry.Size
-	}
-	return bytes, nil
-}
-
-// open fences the bucket and opens what is to be restored.
-func (p *Preparer) open(ctx context.Context, c *v1alpha1.Checkpoint) (*store.Reader, error) {
-	folder := store.Target{Cluster: p.options.Cluster, Namespace: c.Namespace, Name: c.Name, UID: string(c.UID)}
-	claimed := c.Status.Generation
-	// An agent with another bucket, cluster name or key than the source's must not take the job for lost.
-	head, err := p.options.Store.Head(ctx, folder)
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrWrongKey) {
-		err = fmt.Errorf("%w: %w", errElsewhere, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find generation %d: %w", claimed.Number, err)
-	}
-	if head.Number < claimed.Number {
-		return nil, fmt.Errorf("%w: generation %d is awaited and the newest is %d", errElsewhere, claimed.Number, head.Number)
-	}
-	if err := p.options.Store.Fence(ctx, folder, c.Status.Epoch); err != nil {
-		return nil, fmt.Errorf("fence generation %d: %w", claimed.Number, err)
-	}
-	if f := c.Status.Claim.Fallback; f != nil {
-		return p.options.Store.OpenKnown(ctx, folder, f.Generation.Number, f.Generation.Epoch)
-	}
-	return p.options.Store.Open(ctx, folder, claimed.Number, claimed.Epoch)
-}
-
-// run runs a fetch, a few times where something other than this node stands in its way: what came before is not fetched
-// again.
-func run(ctx context.Context, fetch *store.Fetch) error {
-	wait := tryEvery
-	for range fetchAttempts - 1 {
-		err := fetch.Run(ctx)
-		if err == nil || errors.Is(err, errApply) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-			wait *= 2
-		}
-	}
-	return fetch.Run(ctx)
-}
-
-// makeFolders makes the folders that a restore of the container needs. From then on Sweep leaves them alone.
-func (p *Preparer) makeFolders(containerID string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.begun[filepath.Base(containerID)] = true
-	for _, name := range []string{imagesName, workName} {
-		path := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), name)
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			return fmt.Errorf("make folder for images: %w", err)
-		}
-	}
-	return nil
-}
-
-// dropImages removes what was fetched for a container.
-func (p *Preparer) dropImages(containerID string) error {
-	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID))
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove fetched images: %w", err)
-	}
-	return nil
+// notRestored records why nothing was handed to CRIU, and removes what was fetched. It returns the cause.
+func (p *Preparer) notRestored(ctx context.Context, t task, cause error) error {
+	return errors.Join(cause, p.failed(ctx, t, reasonOf(cause), cause.Error()), p.dropImages(t.ContainerID))
 }
 
 // startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
@@ -340,28 +285,11 @@ func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareRepl
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
+	p.options.Meter.ended(outcomeStartedClean)
+	p.arrivals.end(types.UID(t.PodUID))
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
 		"started from the beginning, for its generation could not be restored: "+cause)
 	return p.create(), nil
-}
-
-// reasonOf is the condition reason for a failed fetch.
-func reasonOf(err error) string {
-	switch {
-	case errors.Is(err, errImage):
-		return v1alpha1.ReasonImageChanged
-	case errors.Is(err, errElsewhere):
-		return v1alpha1.ReasonBucketFailed
-	case errors.Is(err, store.ErrPackMissing):
-		return v1alpha1.ReasonPackMissing
-	case errors.Is(err, store.ErrPackCorrupt):
-		return v1alpha1.ReasonPackCorrupt
-	case errors.Is(err, store.ErrManifestCorrupt), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrNotFound):
-		return v1alpha1.ReasonManifestCorrupt
-	case errors.Is(err, errApply), errors.Is(err, store.ErrFenced):
-		return v1alpha1.ReasonRestoreFailed
-	}
-	return v1alpha1.ReasonBucketFailed
 }
 
 func (p *Preparer) event(uid types.UID, req handover.PrepareRequest, kind, reason, message string) {

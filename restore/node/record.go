@@ -38,14 +38,15 @@ func (p *Preparer) handOver(t task) error {
 	}
 	f, err := os.OpenFile(p.recordPath(t.ContainerID), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("record handover: %w", err)
+		return fmt.Errorf("record handover: %w", diskFull(err))
 	}
-	defer f.Close()
-	if _, err := f.Write(content); err != nil {
-		return fmt.Errorf("record handover: %w", err)
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("record handover: %w", err)
+	if err = errors.Join(err, f.Close()); err != nil {
+		// Nobody has been answered, so there is no handover, and half a record would be in the way of all others.
+		return fmt.Errorf("record handover: %w", diskFull(errors.Join(err, os.Remove(f.Name()))))
 	}
 	return nil
 }
@@ -210,10 +211,14 @@ func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error
 // restored records that the pod runs again, and removes its images, which CRIU has read to the end.
 func (p *Preparer) restored(ctx context.Context, t task) error {
 	now := metav1.NowMicro()
-	var number int64
+	number, outcome := int64(0), outcomeRestored
 	var instead string
+	var again time.Duration
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
-		number, instead = generationOf(&c.Status).Number, inPlaceOf(&c.Status)
+		number, instead = c.Status.Claim.Generation, inPlaceOf(&c.Status)
+		if f := c.Status.Claim.Fallback; f != nil {
+			number, outcome, again = f.Generation.Number, outcomeFallback, lost(&c.Status)
+		}
 		if l := c.Status.Timeline; l != nil && l.Resumed == nil {
 			l.Resumed = &now
 		}
@@ -223,6 +228,11 @@ func (p *Preparer) restored(ctx context.Context, t task) error {
 	})
 	if err != nil {
 		return err
+	}
+	p.arrivals.end(types.UID(t.PodUID))
+	p.options.Meter.ended(outcome)
+	if outcome == outcomeFallback {
+		p.options.Meter.again(again)
 	}
 	p.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", number).Msg("restored")
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonRestored,

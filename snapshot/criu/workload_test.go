@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 		if role := os.Getenv(roleVariable); strings.HasPrefix(role, "wary ") {
 			os.Exit(waryChild(role))
 		}
+		if name, ok := strings.CutPrefix(os.Getenv(roleVariable), "pair "); ok {
+			pair(name)
+		}
 		(&workload{name: os.Getenv(roleVariable)}).run()
 	}
 }

@@ -3,7 +3,7 @@
 // window. Every reason is one of ConditionDumpable.
 //
 // It reads /proc and stops nothing. What tasks open later it does not see: ask again from time to time. Neither does it see
-// what is no task of the container's tree, as processes brought in by exec are not, for these are not dumped.
+// what is no task of a container's tree, as processes brought in by exec are not, for these are not dumped.
 package eligible
 
 import (
@@ -21,10 +21,10 @@ import (
 
 // Sizer measures file trees; *files.Reader is one.
 type Sizer interface {
-	Sizes(ctx context.Context, c snapshot.Container, leaveOut exclude.Patterns) ([]files.Size, error)
+	Sizes(ctx context.Context, pod []snapshot.Container, leaveOut exclude.Patterns) ([]files.Size, error)
 }
 
-// Looker looks at containers of this node.
+// Looker looks at pods of this node.
 type Looker struct {
 	// Proc is the proc file system in which PIDs are those of snapshot.Container.
 	Proc string
@@ -34,13 +34,17 @@ type Looker struct {
 
 // Look returns every reason why t cannot be protected that its running tasks and files show, each with its mend, the gravest
 // first; empty where it can be. mostFileBytes is how much of files can be copied in the window, 0 for no bound. The error is
-// snapshot.ErrGone where the container has ended.
+// snapshot.ErrGone where a container has ended.
 func (l Looker) Look(ctx context.Context, t snapshot.Target, mostFileBytes int64) ([]obstacle.Obstacle, error) {
-	found, err := l.Tasks(t.PID)
+	inits := make([]int, len(t.Containers))
+	for i, c := range t.Containers {
+		inits[i] = c.PID
+	}
+	found, err := l.Tasks(inits...)
 	if err != nil || l.Files == nil || mostFileBytes == 0 {
 		return found, err
 	}
-	sizes, err := l.Files.Sizes(ctx, t.Container, t.LeaveOut)
+	sizes, err := l.Files.Sizes(ctx, t.Containers, t.LeaveOut)
 	if err != nil {
 		return nil, err
 	}

@@ -253,7 +253,7 @@ func onThread(do func() error) error {
 
 type sizes []files.Size
 
-func (s sizes) Sizes(_ context.Context, _ snapshot.Container, leaveOut exclude.Patterns) ([]files.Size, error) {
+func (s sizes) Sizes(_ context.Context, _ []snapshot.Container, leaveOut exclude.Patterns) ([]files.Size, error) {
 	var left []files.Size
 	for _, size := range s {
 		if !leaveOut.Match(size.Tree) {
@@ -277,7 +277,7 @@ func TestLook(t *testing.T) {
 		{"too large without what is left out", "volume:scratch", 10 << 20, []string{}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			target := snapshot.Target{Container: snapshot.Container{PID: os.Getpid()}}
+			target := snapshot.Target{Containers: []snapshot.Container{{PID: os.Getpid()}}}
 			var err error
 			target.LeaveOut, err = exclude.Parse(c.leaveOut)
 			require.NoError(t, err)

@@ -3,6 +3,7 @@ package eligible
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -23,14 +24,14 @@ const (
 
 // Board is where people look: the Checkpoints of this node's pods. snapshot/kube has it.
 type Board interface {
-	// Targets returns the containers that are to be looked at.
+	// Targets returns the pods that are to be looked at.
 	Targets(ctx context.Context) ([]snapshot.Target, error)
 	// Looked says what keeps t from being protected, nothing where found is empty. It is called for the first look at a
-	// container, and when the reasons are others than before.
+	// pod, and when the reasons are others than before.
 	Looked(ctx context.Context, t snapshot.Target, found []obstacle.Obstacle) error
 }
 
-// Eye looks at one container; Looker is one.
+// Eye looks at one pod; Looker is one.
 type Eye interface {
 	Look(ctx context.Context, t snapshot.Target, mostFileBytes int64) ([]obstacle.Obstacle, error)
 }
@@ -44,7 +45,7 @@ type Lookout struct {
 	Log           zerolog.Logger
 }
 
-// sight is what was last seen of a container.
+// sight is what was last seen of a pod.
 type sight struct {
 	key   key
 	next  time.Time
@@ -52,10 +53,15 @@ type sight struct {
 	ready bool // told says what was told
 }
 
-// key tells containers apart: one may be restored in place, under another PID.
-type key struct {
-	id, checkpoint string
-	pid            int
+// key tells pods apart, and what runs in one: a container may be started anew, or restored in place under another PID.
+type key struct{ pod, checkpoint, containers string }
+
+func keyOf(t snapshot.Target) key {
+	k := key{pod: t.PodUID, checkpoint: t.CheckpointUID}
+	for _, c := range t.Containers {
+		k.containers += fmt.Sprintf("%s/%d,", c.ID, c.PID)
+	}
+	return k
 }
 
 // Run looks until ctx ends.
@@ -84,20 +90,20 @@ func (l *Lookout) round(ctx context.Context, seen map[string]*sight) error {
 		return err
 	}
 	for id := range seen {
-		if !slices.ContainsFunc(targets, func(t snapshot.Target) bool { return t.ID == id }) {
+		if !slices.ContainsFunc(targets, func(t snapshot.Target) bool { return t.PodUID == id }) {
 			delete(seen, id)
 		}
 	}
 	var faults []error
 	for _, t := range targets {
-		if t.Final || t.Status != snapshot.StatusRunning {
-			continue // one that stands still opens nothing
+		if t.Final || !t.Runs() {
+			continue // what stands still opens nothing
 		}
-		k := key{t.ID, t.CheckpointUID, t.PID}
-		if s := seen[t.ID]; s == nil || s.key != k {
-			seen[t.ID] = &sight{key: k}
+		k := keyOf(t)
+		if s := seen[t.PodUID]; s == nil || s.key != k {
+			seen[t.PodUID] = &sight{key: k}
 		}
-		if s := seen[t.ID]; !time.Now().Before(s.next) {
+		if s := seen[t.PodUID]; !time.Now().Before(s.next) {
 			faults = append(faults, l.look(ctx, t, s))
 		}
 	}

@@ -87,7 +87,7 @@ func TestLookout(t *testing.T) {
 		{"a container that is started anew is told of at once", func(b *board, pass func(time.Duration)) {
 			b.set(func() { b.found = []string{io} })
 			pass(time.Second)
-			b.set(func() { b.target.ID, b.target.PID, b.found = "c2", 8, nil })
+			b.set(func() { b.target.Containers, b.found = running("c2", 8), nil })
 			pass(10 * time.Second)
 		}, [][]string{{io}, {}}, 2},
 		{"what could not be told is told later", func(b *board, pass func(time.Duration)) {
@@ -101,7 +101,7 @@ func TestLookout(t *testing.T) {
 			pass(10 * time.Minute)
 		}, [][]string{{}}, 7},
 		{"one that stands still is left alone", func(b *board, pass func(time.Duration)) {
-			b.set(func() { b.target.Status = snapshot.StatusPaused })
+			b.set(func() { b.target.Containers[0].Status = snapshot.StatusPaused })
 			pass(time.Minute)
 		}, nil, 0},
 		{"one that is final is left alone", func(b *board, pass func(time.Duration)) {
@@ -118,7 +118,7 @@ func TestLookout(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := &board{target: snapshot.Target{Container: snapshot.Container{ID: "c1", PID: 7, Status: snapshot.StatusRunning}}}
+				b := &board{target: snapshot.Target{Containers: running("c1", 7)}}
 				ctx, cancel := context.WithCancel(t.Context())
 				ended := make(chan error)
 				l := &Lookout{Looker: b, Board: b, Log: zerolog.Nop()}
@@ -139,4 +139,8 @@ func TestLookout(t *testing.T) {
 			})
 		})
 	}
+}
+
+func running(id string, pid int) []snapshot.Container {
+	return []snapshot.Container{{ID: id, PID: pid, Status: snapshot.StatusRunning}}
 }

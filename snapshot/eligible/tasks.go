@@ -71,17 +71,26 @@ func (f findings) obstacles() []obstacle.Obstacle {
 	return out
 }
 
-// Tasks returns what the running tasks of the container whose first process is init have that stands in the way, the
-// gravest first. Its error is snapshot.ErrGone where there is no init.
-func (l Looker) Tasks(init int) ([]obstacle.Obstacle, error) {
+// Tasks returns what the running tasks of the containers with these first processes have that stands in the way, the
+// gravest first. Its error is snapshot.ErrGone where one of them is not there.
+func (l Looker) Tasks(inits ...int) ([]obstacle.Obstacle, error) {
+	found := findings{}
+	for _, init := range inits {
+		if err := l.tasksOf(init, found); err != nil {
+			return nil, err
+		}
+	}
+	return found.obstacles(), nil
+}
+
+func (l Looker) tasksOf(init int, found findings) error {
 	pids, err := memory.Processes(l.Proc, init)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	found := findings{}
 	home := task{folder: filepath.Join(l.Proc, strconv.Itoa(init))}
 	if err := home.identify(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, pid := range pids {
 		t := task{folder: filepath.Join(l.Proc, strconv.Itoa(pid))}
@@ -91,10 +100,10 @@ func (l Looker) Tasks(init int) ([]obstacle.Obstacle, error) {
 			err = t.files(found)
 		}
 		if err != nil && !gone(err) {
-			return nil, fmt.Errorf("look at process %d: %w", pid, err)
+			return fmt.Errorf("look at process %d: %w", pid, err)
 		}
 	}
-	return found.obstacles(), nil
+	return nil
 }
 
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }

@@ -1,7 +1,7 @@
-// Package files reads the file trees that belong to a container's state: the writable layer of its overlay, its emptyDir
-// volumes and its /dev/shm.
+// Package files reads the file trees that belong to a pod's state, each of them once: the writable layer of each container's
+// overlay, the emptyDir volumes that any of them mounts and the pod's /dev/shm.
 //
-// Preload, while the container runs, hands contents to the store ahead; AddTo, while it is frozen, adds every entry, and
+// Preload, while the containers run, hands contents to the store ahead; AddTo, while they are frozen, adds every entry, and
 // reads again only what may have changed since. What holds:
 //
 //   - AddTo's entries are complete, whatever was preloaded: names, owners, modes and attributes are always those of now.
@@ -69,24 +69,46 @@ func New(hostRoot string) *Reader {
 	return &Reader{hostRoot: hostRoot, mountinfo: "/proc/1/mountinfo", proc: "/proc"}
 }
 
-// Preload hands the contents of the files of a running container to w, but for those that w has and that cannot have
+// Preload hands the contents of the files of a pod's running containers to w, but for those that w has and that cannot have
 // changed. It adds no entry. That files change, move and go meanwhile is normal. It fails where w or ctx do, and where a
 // tree is not there at all.
-func (r *Reader) Preload(ctx context.Context, c snapshot.Container, leaveOut exclude.Patterns, w Writer) (Stats, error) {
-	p := &pass{reader: r, init: c.PID, leaveOut: leaveOut, live: true, limit: r.Limit}
+func (r *Reader) Preload(ctx context.Context, pod []snapshot.Container, leaveOut exclude.Patterns, w Writer) (Stats, error) {
+	p := &pass{reader: r, leaveOut: leaveOut, live: true, limit: r.Limit}
 	p.take = func(ctx context.Context, f *found) error { return p.preload(ctx, w, f) }
-	return p.run(ctx, c)
+	return p.run(ctx, pod)
 }
 
-// AddTo adds every entry of a frozen container's trees to w, with its content: that which w has where it cannot have
+// AddTo adds every entry of the trees of a pod's frozen containers to w, with its content: that which w has where it cannot have
 // changed since it was read. What is read may be kept for the generation after.
-func (r *Reader) AddTo(ctx context.Context, c snapshot.Container, leaveOut exclude.Patterns, w Writer) (Stats, error) {
-	p := &pass{reader: r, init: c.PID, leaveOut: leaveOut}
+func (r *Reader) AddTo(ctx context.Context, pod []snapshot.Container, leaveOut exclude.Patterns, w Writer) (Stats, error) {
+	p := &pass{reader: r, leaveOut: leaveOut}
 	p.take = func(ctx context.Context, f *found) error { return p.add(ctx, w, f) }
-	return p.run(ctx, c)
+	return p.run(ctx, pod)
 }
 
-// trees are those of a container.
+// podTrees are those of all containers, each once: what several mount is the same by its name.
+func (r *Reader) podTrees(pod []snapshot.Container) ([]*tree, error) {
+	if len(pod) == 0 {
+		return nil, errors.New("no container has files")
+	}
+	var trees []*tree
+	known := map[string]bool{}
+	for _, c := range pod {
+		its, err := r.trees(c)
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		for _, t := range its {
+			if !known[t.root] {
+				known[t.root] = true
+				trees = append(trees, t)
+			}
+		}
+	}
+	return trees, nil
+}
+
+// trees are those that a container mounts.
 func (r *Reader) trees(c snapshot.Container) ([]*tree, error) {
 	rootfs := filepath.Join(c.Bundle, "rootfs")
 	overlay, err := layout.FindOverlay(r.mountinfo, rootfs)
@@ -107,21 +129,22 @@ func (r *Reader) trees(c snapshot.Container) ([]*tree, error) {
 	return trees, nil
 }
 
-// run walks the container's trees.
-func (p *pass) run(ctx context.Context, c snapshot.Container) (Stats, error) {
+// run walks the trees of a pod's containers.
+func (p *pass) run(ctx context.Context, pod []snapshot.Container) (Stats, error) {
 	p.began = time.Now()
 	meter := startMeter(p.limit)
 	p.pay = meter.pay
-	err := p.walk(ctx, c)
+	err := p.walk(ctx, pod)
 	p.stats.Seconds, p.stats.CPUSeconds = time.Since(p.began).Seconds(), meter.end().Seconds()
 	return p.stats, err
 }
 
-func (p *pass) walk(ctx context.Context, c snapshot.Container) error {
-	trees, err := p.reader.trees(c)
+func (p *pass) walk(ctx context.Context, pod []snapshot.Container) error {
+	trees, err := p.reader.podTrees(pod)
 	if err != nil {
 		return err
 	}
+	p.init = pod[0].PID // they are all below the pod's cgroup
 	if p.live {
 		p.findMapped() // before anything is looked at
 	}

@@ -50,8 +50,8 @@ func newPod(t testing.TB) *pod {
 	return p
 }
 
-func (p *pod) container() snapshot.Container {
-	return snapshot.Container{Name: "main", Bundle: p.bundle, PID: os.Getpid()}
+func (p *pod) containers() []snapshot.Container {
+	return []snapshot.Container{{Name: "main", Bundle: p.bundle, PID: os.Getpid()}}
 }
 
 // recorder is a Writer that has nothing and keeps what it gets.
@@ -77,7 +77,7 @@ func (r recorder) Add(_ context.Context, e store.Entry, content io.Reader) error
 func (p *pod) read(t testing.TB) (map[string]store.Entry, map[string]string, error) {
 	t.Helper()
 	r := recorder{noSecrets{}, t, map[string]store.Entry{}, map[string]string{}}
-	_, err := Source{Reader: p.reader}.Add(t.Context(), snapshot.Target{Container: p.container()}, r)
+	_, err := Source{Reader: p.reader}.Add(t.Context(), snapshot.Target{Containers: p.containers()}, r)
 	return r.entries, r.contents, err
 }
 

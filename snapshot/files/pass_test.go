@@ -128,7 +128,7 @@ func overwrite(t testing.TB, file string, at int64, content []byte) {
 func (p *pod) settle(t testing.TB, w Writer, reads int64) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		stats, err := p.reader.Preload(t.Context(), p.container(), exclude.Patterns{}, w)
+		stats, err := p.reader.Preload(t.Context(), p.containers(), exclude.Patterns{}, w)
 		require.NoError(c, err)
 		require.Equal(c, reads, stats.Files)
 	}, 10*time.Second, 20*time.Millisecond)
@@ -136,7 +136,7 @@ func (p *pod) settle(t testing.TB, w Writer, reads int64) {
 
 func (p *pod) addTo(t testing.TB, w Writer) Stats {
 	t.Helper()
-	stats, err := p.reader.AddTo(t.Context(), p.container(), exclude.Patterns{}, w)
+	stats, err := p.reader.AddTo(t.Context(), p.containers(), exclude.Patterns{}, w)
 	require.NoError(t, err)
 	require.Zero(t, stats.Vanished)
 	return stats
@@ -256,9 +256,9 @@ func TestExcluded(t *testing.T) {
 	patterns, err := exclude.Parse("layer:tmp/cache/**,volume:logs,layer:*.tmp")
 	require.NoError(t, err)
 	w := g.begin(t)
-	_, err = p.reader.Preload(t.Context(), p.container(), patterns, w)
+	_, err = p.reader.Preload(t.Context(), p.containers(), patterns, w)
 	require.NoError(t, err)
-	stats, err := p.reader.AddTo(t.Context(), p.container(), patterns, w)
+	stats, err := p.reader.AddTo(t.Context(), p.containers(), patterns, w)
 	require.NoError(t, err)
 	require.Equal(t, int64(3), stats.Excluded)
 	gen := g.commit(t, w)
@@ -283,7 +283,7 @@ func TestSizes(t *testing.T) {
 	require.NoError(t, os.Truncate(p.write(t, "sparse", random(2, page)), 1<<40))
 	leaveOut, err := exclude.Parse("volume:logs")
 	require.NoError(t, err)
-	sizes, err := p.reader.Sizes(t.Context(), p.container(), leaveOut)
+	sizes, err := p.reader.Sizes(t.Context(), p.containers(), leaveOut)
 	require.NoError(t, err)
 	require.Len(t, sizes, 1)
 	require.Equal(t, int64(4), sizes[0].Entries)
@@ -297,12 +297,12 @@ func TestPassesEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	p.reader.Limit = memory.NewLimit(0)
 	time.AfterFunc(10*time.Millisecond, cancel)
-	_, err := p.reader.Preload(ctx, p.container(), exclude.Patterns{}, w)
+	_, err := p.reader.Preload(ctx, p.containers(), exclude.Patterns{}, w)
 	require.ErrorIs(t, err, context.Canceled, "it waited for its share")
-	_, err = p.reader.AddTo(ctx, p.container(), exclude.Patterns{}, w)
+	_, err = p.reader.AddTo(ctx, p.containers(), exclude.Patterns{}, w)
 	require.ErrorIs(t, err, context.Canceled)
 	w.Abort(t.Context())
-	_, err = p.reader.AddTo(t.Context(), p.container(), exclude.Patterns{}, w)
+	_, err = p.reader.AddTo(t.Context(), p.containers(), exclude.Patterns{}, w)
 	require.ErrorIs(t, err, store.ErrInvalid)
 }
 
@@ -348,7 +348,7 @@ func TestSwappedFoldersAreNotFollowed(t *testing.T) {
 		}
 	}()
 	for range 60 {
-		_, err := p.reader.Preload(t.Context(), p.container(), exclude.Patterns{}, noSecrets{t})
+		_, err := p.reader.Preload(t.Context(), p.containers(), exclude.Patterns{}, noSecrets{t})
 		require.NoError(t, err)
 	}
 	close(stop)

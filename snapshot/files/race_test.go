@@ -160,19 +160,19 @@ func TestGenerationsOfTreesThatChange(t *testing.T) {
 		require.NoError(t, writer.Process.Kill())
 		require.Error(t, writer.Wait())
 	}()
-	container := p.container()
-	container.PID = writer.Process.Pid
+	containers := p.containers()
+	containers[0].PID = writer.Process.Pid
 	var sum Stats
 	for until := time.Now().Add(4 * time.Second); time.Now().Before(until); {
 		w := g.begin(t)
 		for range 1 + rand.IntN(3) {
-			stats, err := p.reader.Preload(t.Context(), container, exclude.Patterns{}, w)
+			stats, err := p.reader.Preload(t.Context(), containers, exclude.Patterns{}, w)
 			require.NoError(t, err)
 			sum.Vanished += stats.Vanished
 			sum.Spared += stats.Spared
 		}
 		stop(t, writer.Process, unix.SIGSTOP)
-		stats, err := p.reader.AddTo(t.Context(), container, exclude.Patterns{}, w)
+		stats, err := p.reader.AddTo(t.Context(), containers, exclude.Patterns{}, w)
 		require.NoError(t, err)
 		require.Zero(t, stats.Vanished)
 		sum.Spared += stats.Spared

@@ -10,7 +10,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
-// Size is what one tree of a container holds.
+// Size is what one tree of a pod holds.
 type Size struct {
 	// Tree is the first part of its entries' paths: layers/<container>, shm, volumes/<name>.
 	Tree    string
@@ -19,10 +19,10 @@ type Size struct {
 	Bytes int64
 }
 
-// Sizes measures the trees of a running container, without what is left out. It reads no contents, under the Reader's Limit.
-func (r *Reader) Sizes(ctx context.Context, c snapshot.Container, leaveOut exclude.Patterns) ([]Size, error) {
+// Sizes measures the trees of a pod's running containers, without what is left out. It reads no contents, under the Reader's Limit.
+func (r *Reader) Sizes(ctx context.Context, pod []snapshot.Container, leaveOut exclude.Patterns) ([]Size, error) {
 	var sizes []Size
-	p := &pass{reader: r, init: c.PID, leaveOut: leaveOut, live: true, limit: r.Limit}
+	p := &pass{reader: r, leaveOut: leaveOut, live: true, limit: r.Limit}
 	p.take = func(_ context.Context, f *found) error {
 		if len(sizes) == 0 || sizes[len(sizes)-1].Tree != f.tree.root {
 			sizes = append(sizes, Size{Tree: f.tree.root})
@@ -39,8 +39,8 @@ func (r *Reader) Sizes(ctx context.Context, c snapshot.Container, leaveOut exclu
 		last.Bytes += st.Blocks * 512
 		return nil
 	}
-	if _, err := p.run(ctx, c); err != nil {
-		return nil, fmt.Errorf("measure files of container %s: %w", c.ID, err)
+	if _, err := p.run(ctx, pod); err != nil {
+		return nil, fmt.Errorf("measure files: %w", err)
 	}
 	return sizes, nil
 }

@@ -19,13 +19,13 @@ var _ snapshot.Files = Source{}
 func (s Source) Preload(ctx context.Context, t snapshot.Target, share float64, w snapshot.FileWriter) (snapshot.FilePass, error) {
 	bound := *s.Reader
 	bound.Limit = memory.NewLimit(share)
-	stats, err := bound.Preload(ctx, t.Container, t.LeaveOut, w)
+	stats, err := bound.Preload(ctx, t.Containers, t.LeaveOut, w)
 	return passOf(stats), err
 }
 
 // Add implements snapshot.Files.
 func (s Source) Add(ctx context.Context, t snapshot.Target, w snapshot.FileWriter) (snapshot.FilePass, error) {
-	stats, err := s.Reader.AddTo(ctx, t.Container, t.LeaveOut, w)
+	stats, err := s.Reader.AddTo(ctx, t.Containers, t.LeaveOut, w)
 	return passOf(stats), err
 }
 

@@ -26,9 +26,10 @@ const (
 	raceTries = 8
 )
 
-// pass is one walk through the trees of a container.
+// pass is one walk through the trees of a pod.
 type pass struct {
-	reader   *Reader
+	reader *Reader
+	// init is the first process of one of the containers.
 	init     int
 	leaveOut exclude.Patterns
 	// live says that the container runs.

@@ -1,4 +1,4 @@
-// Package kube tells snapshot which containers of this node are targets, and writes what snapshot did on the pods'
+// Package kube tells snapshot which pods of this node are targets, and writes what snapshot did on the pods'
 // Checkpoints. All it writes is the status of Checkpoints whose pod runs on this node, this node's own taint, and Events.
 package kube
 
@@ -20,6 +20,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
 	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -42,7 +43,7 @@ type Journal struct {
 	Requirements map[string]string
 }
 
-// Targets implements snapshot.Journal: the containers of labelled pods of this node whose Checkpoint says Protectable.
+// Targets implements snapshot.Journal: the labelled pods of this node whose Checkpoint says Protectable.
 func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 	pods, err := j.Node.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
 		LabelSelector: v1alpha1.LabelProtect + "=true",
@@ -57,81 +58,73 @@ func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 	}
 	var targets []snapshot.Target
 	for i := range pods.Items {
-		found, err := j.ofPod(ctx, &pods.Items[i], containers)
+		t, err := j.ofPod(ctx, &pods.Items[i], containers)
 		if err != nil {
 			return nil, err
 		}
-		targets = append(targets, found...)
+		if len(t.Containers) > 0 {
+			targets = append(targets, t)
+		}
 	}
 	return targets, nil
 }
 
-// ofPod returns the targets of one pod, none where it bears no Checkpoint or is not protectable.
-func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snapshot.Container) ([]snapshot.Target, error) {
+// ofPod is the target that a pod is, without containers where it bears no Checkpoint, is not protectable or does not run.
+func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snapshot.Container) (snapshot.Target, error) {
 	points, err := j.Checkpoints.Of(ctx, pod)
 	if err != nil {
-		return nil, err
+		return snapshot.Target{}, err
 	}
 	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
 	if relation != identity.Own {
-		return nil, nil
+		return snapshot.Target{}, nil
 	}
 	status := &checkpoint.Status
 	if status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status) {
-		return nil, nil
+		return snapshot.Target{}, nil
 	}
-	var targets []snapshot.Target
-	for _, c := range containers {
-		if c.PodUID != string(pod.UID) || c.Status == snapshot.StatusStopped {
-			continue
-		}
-		t := snapshot.Target{
-			Container: c, Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
-			Final: isFinal(status, pod.UID), NeverRestarts: pod.Spec.RestartPolicy == corev1.RestartPolicyNever,
-			Settings: settingsOf(pod, c.Name), Obstacles: obstaclesOf(status),
-			Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
-		}
-		// Patterns that are none are an obstacle of their own, under which the pod is no target for long.
-		t.LeaveOut, _ = exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
-		if pod.Spec.Priority != nil {
-			t.Priority = *pod.Spec.Priority
-		}
-		if l := status.Timeline; l != nil && l.PodUID == pod.UID && l.Deadline != nil {
-			t.Deadline = l.Deadline.Time
-			evacuated := status.Condition(v1alpha1.ConditionEvacuated)
-			t.Failed = evacuated != nil && evacuated.Status == metav1.ConditionFalse
-		}
-		for _, s := range pod.Status.ContainerStatuses {
-			if s.Name == c.Name {
-				t.Image, t.ImageDigest = s.Image, s.ImageID
-			}
-		}
-		targets = append(targets, t)
+	t := snapshot.Target{
+		Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
+		Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
+		Final: isFinal(status, pod.UID), Settings: settingsOf(pod), Obstacles: obstaclesOf(status),
+		Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
 	}
-	return targets, nil
+	t.Containers, t.Missing = containersOf(pod, containers)
+	// Patterns that are none are an obstacle of their own, under which the pod is no target for long.
+	t.LeaveOut, _ = exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
+	if pod.Spec.Priority != nil {
+		t.Priority = *pod.Spec.Priority
+	}
+	if l := status.Timeline; l != nil && l.PodUID == pod.UID && l.Deadline != nil {
+		t.Deadline = l.Deadline.Time
+		evacuated := status.Condition(v1alpha1.ConditionEvacuated)
+		t.Failed = evacuated != nil && evacuated.Status == metav1.ConditionFalse
+	}
+	return t, nil
 }
 
 // settingsOf is what the owner asks for, as far as it is understood; the controller tells of the rest.
-func settingsOf(pod *corev1.Pod, container string) snapshot.TargetSettings {
+func settingsOf(pod *corev1.Pod) snapshot.TargetSettings {
 	asked, _ := settings.Parse(pod.Annotations)
 	out := snapshot.TargetSettings{
 		RecoveryPoint: asked.RecoveryPoint, Interval: asked.Interval, MaxFreeze: asked.MaxFreeze, MaxCPU: asked.MaxCPU, FinalOnly: asked.FinalOnly,
 	}
-	if bears := maxFreeze(pod, container); bears > 0 && (out.MaxFreeze == 0 || bears < out.MaxFreeze) {
-		out.MaxFreeze = bears
+	for _, c := range obstacle.Containers(&pod.Spec) {
+		if bears := maxFreeze(c); bears > 0 && (out.MaxFreeze == 0 || bears < out.MaxFreeze) {
+			out.MaxFreeze = bears
+		}
 	}
 	return out
 }
 
 // maxFreeze is how long a container may stand still before its liveness probe has failed too often; 0 without one.
-func maxFreeze(pod *corev1.Pod, container string) time.Duration {
-	for _, c := range pod.Spec.Containers {
-		if p := c.LivenessProbe; c.Name == container && p != nil {
-			seconds := (max(p.FailureThreshold, 1)-1)*max(p.PeriodSeconds, 1) + max(p.TimeoutSeconds, 1)
-			return time.Duration(seconds) * time.Second
-		}
+func maxFreeze(c *corev1.Container) time.Duration {
+	p := c.LivenessProbe
+	if p == nil {
+		return 0
 	}
-	return 0
+	seconds := (max(p.FailureThreshold, 1)-1)*max(p.PeriodSeconds, 1) + max(p.TimeoutSeconds, 1)
+	return time.Duration(seconds) * time.Second
 }
 
 // protectable also holds for a pod whose protection the controller has not judged anew since the node came under notice,
@@ -183,7 +176,7 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		c.Status.Generation = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name, Final: true,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, WindowBytes: g.WindowBytes, Time: metav1.NewMicroTime(m.Durable),
-			Requirements: j.requirements(t),
+			Requirements: j.requirements(t), Containers: t.Names(),
 		}
 		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, message)
 		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionTrue, v1alpha1.ReasonFinalGeneration, message)
@@ -231,19 +224,22 @@ func (j *Journal) Safety(ctx context.Context, t snapshot.Target, g snapshot.Comm
 		c.Status.Safety = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(frozen),
-			Requirements: j.requirements(t),
+			Requirements: j.requirements(t), Containers: t.Names(),
 		}
 	})
 }
 
-// requirements are what a generation of t requires: a node like this one, and the same image.
+// requirements are what a generation of t requires: a node like this one, and the same images.
 func (j *Journal) requirements(t snapshot.Target) map[string]string {
 	out := maps.Clone(j.Requirements)
-	if t.ImageDigest != "" {
+	for _, c := range t.Containers {
+		if c.ImageDigest == "" {
+			continue
+		}
 		if out == nil {
 			out = map[string]string{}
 		}
-		out[placement.Image+t.Container.Name] = t.ImageDigest
+		out[placement.Image+c.Name] = c.ImageDigest
 	}
 	return out
 }

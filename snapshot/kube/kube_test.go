@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints/checkpointstest"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -33,7 +34,7 @@ func stage(t *testing.T) (*Journal, *checkpointstest.Server, snapshot.Target) {
 	server := checkpointstest.New(t, checkpoint)
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "job", UID: "pod-1", Labels: map[string]string{v1alpha1.LabelProtect: "true"}},
-		Spec:       corev1.PodSpec{NodeName: "a"},
+		Spec:       corev1.PodSpec{NodeName: "a", Containers: []corev1.Container{{Name: "main"}}},
 		Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "main", Image: "job:1", ImageID: "job@sha256:1"}}},
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
@@ -54,10 +55,12 @@ func stage(t *testing.T) (*Journal, *checkpointstest.Server, snapshot.Target) {
 
 func TestTargets(t *testing.T) {
 	j, server, target := stage(t)
-	require.Equal(t, "c1", target.ID)
+	require.Len(t, target.Containers, 1)
+	require.Empty(t, target.Missing)
+	require.Equal(t, "c1", target.Containers[0].ID)
 	require.Equal(t, "ckpt-1", target.CheckpointUID)
 	require.EqualValues(t, 3, target.Epoch)
-	require.Equal(t, "job@sha256:1", target.ImageDigest)
+	require.Equal(t, "job@sha256:1", target.Containers[0].ImageDigest)
 	for _, c := range []struct {
 		name   string
 		change func(*v1alpha1.Checkpoint)
@@ -185,22 +188,27 @@ func TestReasonsOfVerdictsAreThoseOfTheCondition(t *testing.T) {
 }
 
 func TestLivenessProbeBoundsTheFreeze(t *testing.T) {
-	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{
-		Name: "main", LivenessProbe: &corev1.Probe{PeriodSeconds: 10, FailureThreshold: 3, TimeoutSeconds: 2},
-	}, {Name: "fragile", LivenessProbe: &corev1.Probe{}}, {Name: "free"}}}}
-	require.Equal(t, 22*time.Second, maxFreeze(pod, "main"))
-	require.Equal(t, time.Second, maxFreeze(pod, "fragile"))
-	require.Zero(t, maxFreeze(pod, "free"))
+	main := corev1.Container{Name: "main", LivenessProbe: &corev1.Probe{PeriodSeconds: 10, FailureThreshold: 3, TimeoutSeconds: 2}}
+	fragile, free := corev1.Container{Name: "fragile", LivenessProbe: &corev1.Probe{}}, corev1.Container{Name: "free"}
+	sidecar, init := fragile, fragile
+	sidecar.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
 	for _, c := range []struct {
-		name, container, asked string
-		want                   time.Duration
+		name, asked      string
+		init, containers []corev1.Container
+		want             time.Duration
 	}{
-		{"the probe is shorter", "main", "1m", 22 * time.Second}, {"the owner asks for less", "main", "2s", 2 * time.Second},
-		{"no probe", "free", "2s", 2 * time.Second}, {"not understood", "main", "2", 22 * time.Second},
+		{"the probe is shorter", "1m", nil, []corev1.Container{main}, 22 * time.Second},
+		{"the owner asks for less", "2s", nil, []corev1.Container{main}, 2 * time.Second},
+		{"no probe", "2s", nil, []corev1.Container{free}, 2 * time.Second},
+		{"not understood", "2", nil, []corev1.Container{main}, 22 * time.Second},
+		{"the shortest of several", "1m", nil, []corev1.Container{main, fragile, free}, time.Second},
+		{"that of a native sidecar counts", "1m", []corev1.Container{sidecar}, []corev1.Container{main}, time.Second},
+		{"that of an init container does not", "1m", []corev1.Container{init}, []corev1.Container{main}, 22 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			pod := &corev1.Pod{Spec: corev1.PodSpec{InitContainers: c.init, Containers: c.containers}}
 			pod.Annotations = map[string]string{v1alpha1.AnnotationMaxFreeze: c.asked, v1alpha1.AnnotationInterval: "10s"}
-			require.Equal(t, snapshot.TargetSettings{MaxFreeze: c.want, Interval: 10 * time.Second}, settingsOf(pod, c.container))
+			require.Equal(t, snapshot.TargetSettings{MaxFreeze: c.want, Interval: 10 * time.Second}, settingsOf(pod))
 		})
 	}
 }

@@ -31,31 +31,31 @@ var (
 )
 
 // labels tell targets apart.
-type labels struct{ namespace, pod, container string }
+type labels struct{ namespace, pod string }
 
 // figures are what is remembered of one target.
 type figures struct {
-	// id is the container's.
-	id string
+	// uid is the pod's.
+	uid string
 	// verdict is the level and the reason.
 	verdict   [2]string
 	predicted time.Duration
 }
 
-func labelsOf(t snapshot.Target) labels { return labels{t.Namespace, t.Pod, t.Name} }
+func labelsOf(t snapshot.Target) labels { return labels{t.Namespace, t.Pod} }
 
 func (l labels) values(more ...string) []string {
-	return append([]string{l.namespace, l.pod, l.container}, more...)
+	return append([]string{l.namespace, l.pod}, more...)
 }
 
 // New makes a Meter that has counted nothing.
 func New() *Meter {
-	of := []string{"namespace", "pod", "container"}
+	of := []string{"namespace", "pod"}
 	counter := func(name, help string, more ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append(of[:3:3], more...))
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append(of[:2:2], more...))
 	}
 	gauge := func(name, help string, more ...string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, append(of[:3:3], more...))
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, append(of[:2:2], more...))
 	}
 	seconds := prometheus.ExponentialBuckets(0.05, 2, 12) // 50 ms to 102 s
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
@@ -147,16 +147,16 @@ func (m *Meter) Evacuated(t snapshot.Target, e snapshot.Evacuated) {
 	}
 }
 
-// Gone implements snapshot.Meter. A container that another one has followed takes nothing away from that.
+// Gone implements snapshot.Meter. A pod that another one of its name has followed takes nothing away from that.
 func (m *Meter) Gone(t snapshot.Target) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := labelsOf(t)
-	if f := m.known[l]; f == nil || f.id != t.ID {
+	if f := m.known[l]; f == nil || f.uid != t.PodUID {
 		return
 	}
 	delete(m.known, l)
-	match := prometheus.Labels{"namespace": l.namespace, "pod": l.pod, "container": l.container}
+	match := prometheus.Labels{"namespace": l.namespace, "pod": l.pod}
 	for _, vector := range m.byTarget() {
 		vector.DeletePartialMatch(match)
 	}
@@ -170,7 +170,7 @@ func (m *Meter) of(t snapshot.Target) *figures {
 		f = &figures{}
 		m.known[l] = f
 	}
-	f.id = t.ID
+	f.uid = t.PodUID
 	return f
 }
 

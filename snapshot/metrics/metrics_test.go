@@ -11,8 +11,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
-func target(id, pod string) snapshot.Target {
-	return snapshot.Target{Container: snapshot.Container{ID: id, Namespace: "team", Pod: pod, Name: "main"}}
+func target(uid, pod string) snapshot.Target {
+	return snapshot.Target{Namespace: "team", Pod: pod, PodUID: uid}
 }
 
 // figuresOf are the values of all figures, of a histogram its count, by name and the labels in the order of their names.
@@ -27,7 +27,7 @@ func figuresOf(t *testing.T, m *Meter) map[string]float64 {
 		for _, metric := range family.GetMetric() {
 			name := family.GetName()
 			for _, label := range metric.GetLabel() {
-				if label.GetName() != "namespace" && label.GetName() != "container" {
+				if label.GetName() != "namespace" {
 					name += " " + label.GetValue()
 				}
 			}
@@ -46,7 +46,7 @@ func figuresOf(t *testing.T, m *Meter) map[string]float64 {
 
 func TestMeter(t *testing.T) {
 	m := New()
-	a := target("c1", "a")
+	a := target("u1", "a")
 	frozen := time.Unix(1_700_000_000, 500_000_000)
 	m.Stepped(a, snapshot.Stepped{Action: snapshot.ActionRound, ReadBytes: 100, ChangedBytes: 50, UploadedBytes: 20, CPU: time.Second})
 	m.Stepped(a, snapshot.Stepped{Action: snapshot.ActionRound, ReadBytes: 100, CPU: time.Second})
@@ -75,7 +75,7 @@ func TestMeter(t *testing.T) {
 	require.Equal(t, want, figuresOf(t, m), "one verdict holds")
 
 	m.Evacuated(a, snapshot.Evacuated{Reason: v1alpha1.ReasonFinalGeneration, WindowBytes: 5, Took: time.Second})
-	m.Evacuated(target("c2", "b"), snapshot.Evacuated{Reason: v1alpha1.ReasonDumpFailed})
+	m.Evacuated(target("u2", "b"), snapshot.Evacuated{Reason: v1alpha1.ReasonDumpFailed})
 	want["lifeboat_evacuations_total FinalGeneration"], want["lifeboat_evacuations_total DumpFailed"] = 1, 1
 	want["lifeboat_evacuation_seconds"], want["lifeboat_evacuation_predicted_seconds"], want["lifeboat_evacuation_window_bytes"] = 1, 1, 1
 	require.Equal(t, want, figuresOf(t, m))
@@ -96,16 +96,16 @@ func TestFiguresGoWithTheTarget(t *testing.T) {
 		m.Judged(of, snapshot.Verdict{Reason: "WithinShare"}, snapshot.Prediction{Durable: time.Second})
 	}
 	m := New()
-	all(m, target("c2", "b"))
+	all(m, target("u2", "b"))
 	before := figuresOf(t, m)
-	all(m, target("c1", "a"))
+	all(m, target("u1", "a"))
 	require.Greater(t, len(figuresOf(t, m)), len(before))
-	m.Gone(target("c1", "a"))
+	m.Gone(target("u1", "a"))
 	require.Equal(t, before, figuresOf(t, m))
 
-	m.Gone(target("c1", "b"))
-	require.Equal(t, before, figuresOf(t, m), "another container of the pod goes on")
-	m.Gone(target("c3", "never seen"))
-	m.Gone(target("c2", "b"))
+	m.Gone(target("u1", "b"))
+	require.Equal(t, before, figuresOf(t, m), "another pod of the name goes on")
+	m.Gone(target("u3", "never seen"))
+	m.Gone(target("u2", "b"))
 	require.Len(t, figuresOf(t, m), 3, "histograms of the node")
 }

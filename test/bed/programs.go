@@ -86,10 +86,24 @@ func buildModule(ctx context.Context, p *reporter, dir, name, ldflags, tags stri
 	})
 }
 
-// buildOwn builds a static program of the product's module.
+// buildOwn builds a static program of the product's module. Beds that come up side by side build the same ones, so out is
+// replaced in one step.
 func buildOwn(ctx context.Context, root, pkg, out string) error {
-	return run(command(ctx, root, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w", "-o", out, pkg))
+	dir := filepath.Dir(out)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make folder for %s: %w", out, err)
+	}
+	tmp, err := os.MkdirTemp(dir, ".build-")
+	if err != nil {
+		return fmt.Errorf("make folder for %s: %w", out, err)
+	}
+	defer os.RemoveAll(tmp)
+	built := filepath.Join(tmp, filepath.Base(out))
+	err = run(command(ctx, root, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", built, pkg))
+	if err != nil {
+		return err
+	}
+	return os.Rename(built, out)
 }
 
 // BuildBinary builds a static program of the product's module, given as a package path relative to the checkout

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
@@ -58,7 +60,9 @@ func thereAndBack(t *testing.T, w *world) {
 
 func TestTheVeryNextStepAndTheExitCode(t *testing.T) {
 	ctx, w := testContext(t), shared()
-	j := w.start(ctx, t, counterPod("next-step", "a", w.image, "-steps", "150"))
+	job := counterPod("next-step", "a", w.image, "-steps", "150")
+	addProbes(&job.Spec.Containers[0])
+	j := w.start(ctx, t, job)
 	follow := make(chan step, 1000)
 	ended := make(chan error, 1)
 	go func() {
@@ -83,8 +87,34 @@ func TestTheVeryNextStepAndTheExitCode(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 0, pod.Status.ContainerStatuses[0].State.Terminated.ExitCode)
 	require.EqualValues(t, 0, pod.Status.ContainerStatuses[0].RestartCount)
+	require.Empty(t, j.unhealthy(ctx, pod.UID), "probes are answered by the process that came back, the one at the start at once")
 	steps := j.logs(ctx)
 	require.Equal(t, 150, steps[len(steps)-1].n)
+}
+
+// addProbes asks the counter itself. The probe at the start takes two seconds to pass, in a process that begins.
+func addProbes(c *corev1.Container) {
+	probe := func(step string, failures int32) *corev1.Probe {
+		return &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/counter", "-alive", step}}},
+			PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: failures,
+		}
+	}
+	c.StartupProbe, c.ReadinessProbe, c.LivenessProbe = probe("20", 60), probe("1", 3), probe("1", 30)
+}
+
+// unhealthy are the messages of probes of that pod that were answered, and failed.
+func (j *job) unhealthy(ctx context.Context, pod types.UID) []string {
+	j.t.Helper()
+	list, err := j.w.kube.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=Unhealthy,involvedObject.uid=" + string(pod)})
+	require.NoError(j.t, err)
+	var messages []string
+	for _, e := range list.Items {
+		if strings.Contains(e.Message, "probe failed") {
+			messages = append(messages, e.Message)
+		}
+	}
+	return messages
 }
 
 func TestPodWithoutLabelIsLeftAlone(t *testing.T) {

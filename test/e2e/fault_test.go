@@ -136,6 +136,34 @@ func TestDamagedGenerations(t *testing.T) {
 	}
 }
 
+// The newest generation has lost what it alone was made of: the job goes on from the safety generation before it, on the
+// files of that, under the claim on the newest.
+func TestADamagedGenerationIsFollowedByTheOneBefore(t *testing.T) {
+	ctx, w := testContext(t), shared()
+	pod := counterPod("one-before", "a", w.image)
+	pod.Annotations = map[string]string{v1alpha1.AnnotationRecoveryPoint: "5s", v1alpha1.AnnotationOnRestoreFailure: "fail"}
+	j := w.start(ctx, t, pod)
+	token := j.logs(ctx)[0].token
+	j.wait(ctx, "safety generation", func(c *v1alpha1.Checkpoint) bool { return c.Status.Safety != nil })
+	w.cordon(ctx, t, "b", true)
+	w.interrupt(ctx, t, "a", window)
+	released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+	o := newObjects(t, w)
+	o.remove(ctx, t, o.last(ctx, t, folderOf(released)+"packs/"))
+	w.cordon(ctx, t, "b", false)
+
+	j.waitOn(ctx, "b")
+	c := j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
+	require.Equal(t, released.Status.Generation.Number, c.Status.Claim.Generation)
+	require.NotNil(t, c.Status.Claim.Fallback)
+	require.Equal(t, v1alpha1.ReasonPackMissing, c.Status.Claim.Fallback.Reason)
+	require.Equal(t, released.Status.Safety.Number, c.Status.Claim.Fallback.Generation.Number)
+	require.Contains(t, c.Status.Condition(v1alpha1.ConditionRestored).Message, "in place of generation")
+	j.waitEvent(ctx, "OlderGeneration")
+	j.waitStep(ctx, j.logs(ctx)[0].n+3)
+	require.Equal(t, token, j.requireContinuous(ctx, "b", 0).token, "the same process")
+}
+
 func TestDataKeyThatComesBackCostsNobodyHisJob(t *testing.T) {
 	ctx, w := testContext(t), shared()
 	j := w.start(ctx, t, counterPod("missing-key", "a", w.image))
@@ -170,6 +198,9 @@ func TestExitAfterARestoreStartsClean(t *testing.T) {
 	require.NoError(t, err)
 	j.waitStep(ctx, 3)
 	require.NotEqual(t, token, j.logs(ctx)[0].token)
+	last := j.waitRunning(ctx).Status.ContainerStatuses[0].LastTerminationState.Terminated
+	require.NotNil(t, last)
+	require.EqualValues(t, 137, last.ExitCode, "the kubelet saw how the process that came back ended")
 }
 
 func (w *world) cordon(ctx context.Context, t *testing.T, node string, on bool) {

@@ -23,8 +23,12 @@ var (
 	pristine     map[string]string
 )
 
-// attach names the state folder of a bed that is up, to try single tests without bringing one up each time.
-const attach = "LIFEBOAT_E2E_BED"
+const (
+	// attach names the state folder of a bed that is up, to try single tests without bringing one up each time.
+	attach = "LIFEBOAT_E2E_BED"
+	// lane tells runs of this package in one checkout apart, for test/run has two of them side by side.
+	lane = "LIFEBOAT_E2E_LANE"
+)
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -39,15 +43,15 @@ func run(m *testing.M) (code int, err error) {
 	if os.Getuid() != 0 {
 		return 0, fmt.Errorf("the test bed needs root")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
-	c, down, err := setUp(ctx, "e2e", "")
+	c, down, err := setUp(ctx, "e2e"+os.Getenv(lane), "")
 	if err != nil {
 		return 0, err
 	}
 	defer func() {
 		if code != 0 || err != nil {
-			logs := filepath.Join(os.TempDir(), "lifeboat-e2e-logs")
+			logs := filepath.Join(os.TempDir(), "lifeboat-e2e-logs"+os.Getenv(lane))
 			fmt.Fprintln(os.Stderr, "e2e: logs are in", logs, deploy.CollectLogs(ctx, c.bed, logs))
 		}
 		if fault := down(ctx); err == nil {

@@ -91,8 +91,10 @@ func (j journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 	var targets []snapshot.Target
 	for _, c := range containers {
 		if c.PodUID == r.PodUID && c.Status != snapshot.StatusStopped {
+			c.NeverRestarts = true
 			targets = append(targets, snapshot.Target{
-				Container: c, Checkpoint: podName, CheckpointUID: checkpointUID, Epoch: r.Epoch, NeverRestarts: true,
+				Namespace: c.Namespace, Pod: c.Pod, PodUID: c.PodUID, Containers: []snapshot.Container{c},
+				Checkpoint: podName, CheckpointUID: checkpointUID, Epoch: r.Epoch,
 				Final: r.Final != nil, Deadline: r.Deadline, Failed: r.Failed != "",
 			})
 		}
@@ -111,7 +113,7 @@ func (j journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commit
 	}
 	return j.of(t, func(r *record) {
 		for _, c := range containers {
-			if c.ID == t.ID && c.Status != snapshot.StatusPaused {
+			if t.Has(c.ID) && c.Status != snapshot.StatusPaused {
 				r.Broken = append(r.Broken, fmt.Sprintf("generation %d is recorded as final while %s is %s", g.Number, c.ID, c.Status))
 			}
 		}

@@ -1,4 +1,4 @@
-// Package obstacle says what in a pod's metadata and spec keeps it from being protected. What its running tasks add to that
+// Package obstacle says what in a pod's metadata, spec and status keeps it from being protected. What its running tasks add to that
 // is known on its node alone (package snapshot/eligible), and has the same shape.
 package obstacle
 
@@ -54,7 +54,7 @@ func Without(a, b []Obstacle) []Obstacle {
 	return out
 }
 
-// OfPod lists everything in the pod's metadata and spec that stands in the way, the gravest first; empty for a pod
+// OfPod lists everything in the pod's metadata, spec and status that stands in the way, the gravest first; empty for a pod
 // that can be protected.
 func OfPod(pod *corev1.Pod) []Obstacle {
 	var out []Obstacle
@@ -72,10 +72,7 @@ func OfPod(pod *corev1.Pod) []Obstacle {
 	add(spec.HostIPC, v1alpha1.ReasonHostIPC, "hostIPC: shared memory belongs to the node; remove spec.hostIPC")
 	add(spec.HostNetwork, v1alpha1.ReasonHostNetwork, "hostNetwork: sockets belong to the node; remove spec.hostNetwork")
 	add(spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace, v1alpha1.ReasonSharedPID,
-		"shareProcessNamespace: the container's processes are not a tree of their own; remove spec.shareProcessNamespace")
-	add(len(spec.Containers) != 1 || len(spec.InitContainers) > 0, v1alpha1.ReasonMultipleContainers,
-		"%d containers and %d init containers: one container and no init container in this version; "+
-			"bring them together in one", len(spec.Containers), len(spec.InitContainers))
+		"shareProcessNamespace: the processes of a container are not a tree of their own; remove spec.shareProcessNamespace")
 	if names := hostPathVolumes(spec); len(names) > 0 {
 		add(true, v1alpha1.ReasonHostPathVolume, "hostPath volumes %s: their files stay behind on the node; "+
 			"use emptyDir or a PersistentVolume", strings.Join(names, ", "))
@@ -92,7 +89,7 @@ func OfPod(pod *corev1.Pod) []Obstacle {
 		add(true, v1alpha1.ReasonExclusionInvalid, "annotation %s: %s", v1alpha1.AnnotationExclude,
 			strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	return out
+	return append(out, ofStatus(pod)...)
 }
 
 func hostPathVolumes(spec *corev1.PodSpec) []string {
@@ -111,8 +108,7 @@ func devices(spec *corev1.PodSpec) []string {
 	for i := range spec.ResourceClaims {
 		names = append(names, "resourceClaim "+spec.ResourceClaims[i].Name)
 	}
-	for i := range spec.Containers {
-		c := &spec.Containers[i]
+	for _, c := range Containers(spec) {
 		for name := range c.Resources.Limits { // extended resources must be in limits
 			if strings.Contains(string(name), "/") {
 				names = append(names, string(name))

@@ -11,7 +11,7 @@ import (
 var foundOnNode = []string{
 	ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
 	ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped,
-	ReasonFilesTooLarge,
+	ReasonContainersConnected, ReasonFilesTooLarge,
 }
 
 // FoundOnNode tells whether a reason is one that only a pod's running tasks and files show, and the agent of its node
@@ -22,7 +22,7 @@ func FoundOnNode(reason string) bool { return slices.Contains(foundOnNode, reaso
 var closedReasons = map[string][]string{
 	ConditionProtectable: slices.Concat([]string{
 		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
-		ReasonMultipleContainers, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
+		ReasonContainerEnded, ReasonContainerWaiting, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
 		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid,
 	}, foundOnNode),
 	ConditionDumpable:      slices.Concat([]string{ReasonNothingFound}, foundOnNode),

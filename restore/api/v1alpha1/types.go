@@ -279,22 +279,23 @@ const (
 
 // Reasons of ConditionProtectable. Each False one names an obstacle; the condition's message names the mend.
 const (
-	ReasonProtected          = "Protected"
-	ReasonHostPID            = "HostPID"
-	ReasonHostIPC            = "HostIPC"
-	ReasonHostNetwork        = "HostNetwork"
-	ReasonSharedPID          = "ShareProcessNamespace"
-	ReasonHostPathVolume     = "HostPathVolume"
-	ReasonMultipleContainers = "MultipleContainers"
-	ReasonNodeBound          = "NodeBound"
-	ReasonDevices            = "DevicesRequested"
-	ReasonPodEnded           = "PodEnded"
-	ReasonNodeNotReady       = "NodeWithoutAgent"
-	ReasonRuntimeClass       = "RuntimeClassUnsupported"
-	ReasonNotScheduled       = "NotScheduled"
-	ReasonNameTaken          = "NameTaken"
-	ReasonPodLost            = "PodLost"
-	ReasonExclusionInvalid   = "ExclusionInvalid"
+	ReasonProtected        = "Protected"
+	ReasonHostPID          = "HostPID"
+	ReasonHostIPC          = "HostIPC"
+	ReasonHostNetwork      = "HostNetwork"
+	ReasonSharedPID        = "ShareProcessNamespace"
+	ReasonHostPathVolume   = "HostPathVolume"
+	ReasonContainerEnded   = "ContainerEnded"
+	ReasonContainerWaiting = "ContainerWaiting"
+	ReasonNodeBound        = "NodeBound"
+	ReasonDevices          = "DevicesRequested"
+	ReasonPodEnded         = "PodEnded"
+	ReasonNodeNotReady     = "NodeWithoutAgent"
+	ReasonRuntimeClass     = "RuntimeClassUnsupported"
+	ReasonNotScheduled     = "NotScheduled"
+	ReasonNameTaken        = "NameTaken"
+	ReasonPodLost          = "PodLost"
+	ReasonExclusionInvalid = "ExclusionInvalid"
 )
 
 // Reasons of ConditionDumpable, which ConditionProtectable and ConditionCurrent take over. Only the pod's running tasks and
@@ -311,6 +312,7 @@ const (
 	ReasonNestedNamespace      = "NestedNamespace"
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
+	ReasonContainersConnected  = "ContainersConnected"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )
 

@@ -2,12 +2,15 @@
 // logs each step to standard output, to an emptyDir (/data) and to its writable layer (/tmp).
 //
 //	counter [-mib N] [-churn N] [-every D] [-steps N] [-job NAME] [-lease HOST:PORT] [-linger] [-stuck]
+//	counter -alive N
 //
 // With -lease it takes every step under a lease of package lease, fails where that is refused, and ends when it is told to; then it
 // proves its memory and its files once more.
+// With -alive it only says by its status whether the counter of this container has come to step N and goes on.
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -52,7 +55,11 @@ func run() error {
 	server := flag.String("lease", "", "server of leases")
 	linger := flag.Bool("linger", false, "do nothing more after the last step, instead of ending")
 	stuck := flag.Bool("stuck", false, "hold what CRIU cannot dump, unless there is a file "+mended)
+	alive := flag.Int("alive", 0, "fail unless the counter of this container has come to that step and goes on; 0: count")
 	flag.Parse()
+	if *alive > 0 {
+		return ask(*alive)
+	}
 	if _, err := os.Stat(mended); *stuck && err != nil {
 		if err := hold(); err != nil {
 			return err
@@ -164,6 +171,26 @@ func hold() error {
 	}
 	if _, err := unix.Eventfd(0, unix.EFD_SEMAPHORE); err != nil {
 		return fmt.Errorf("open eventfd: %w", err)
+	}
+	return nil
+}
+
+// ask looks at the log of the counter that runs beside it.
+func ask(least int) error {
+	const log = "/data/steps.log"
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(log)
+	if err != nil {
+		return err
+	}
+	if n := bytes.Count(text, []byte("\n")); n < least {
+		return fmt.Errorf("it has come to step %d alone", n)
+	}
+	if age := time.Since(info.ModTime()); age > 10*time.Second {
+		return fmt.Errorf("its last step was %s ago", age)
 	}
 	return nil
 }

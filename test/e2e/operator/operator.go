@@ -48,8 +48,8 @@ var resource = schema.GroupVersionResource{Group: "e2e.lifeboat.dev", Version: "
 
 // Status is what the operator has seen of its job.
 type Status struct {
-	// Succeeded counts pods that ended well, Failed those that ended by a fault of their own: an exit code above 128 is a signal,
-	// and such an end is retried without being counted, as training operators have it.
+	// Succeeded counts pods that ended well, Failed those that ended by a fault of their own: neither a signal (an exit code above
+	// 128) nor a disruption counts, as training operators have it.
 	Succeeded, Failed int
 }
 
@@ -125,7 +125,7 @@ func (o *Operator) look(ctx context.Context) error {
 		case pod.Status.Phase == corev1.PodSucceeded:
 			o.status.Succeeded++
 		case pod.Status.Phase == corev1.PodFailed:
-			if !signalled(pod) {
+			if !interrupted(pod) {
 				o.failed[pod.Name] = true
 			}
 			continue
@@ -146,7 +146,12 @@ func (o *Operator) look(ctx context.Context) error {
 	return nil
 }
 
-func signalled(pod *corev1.Pod) bool {
+func interrupted(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
 	for i := range pod.Status.ContainerStatuses {
 		if end := pod.Status.ContainerStatuses[i].State.Terminated; end != nil && end.ExitCode > 128 {
 			return true

@@ -93,10 +93,11 @@ func (m *machine) evacuate(ctx context.Context, j *job, engine string, runtime c
 		return err
 	}
 	journal := &journal{final: make(chan finished, 1), target: snapshot.Target{
-		Container: snapshot.Container{
-			ID: containerID, PID: j.pid, Status: snapshot.StatusRunning, Namespace: "n", Pod: containerID, PodUID: "u", Name: "c",
-		},
-		Checkpoint: containerID, CheckpointUID: "u", NeverRestarts: true,
+		Namespace: "n", Pod: containerID, PodUID: "u",
+		Containers: []snapshot.Container{{
+			ID: containerID, PID: j.pid, Status: snapshot.StatusRunning, Namespace: "n", Pod: containerID, PodUID: "u", Name: "c", NeverRestarts: true,
+		}},
+		Checkpoint: containerID, CheckpointUID: "u",
 		// A safety dump would take longer here than one may.
 		Settings: snapshot.TargetSettings{FinalOnly: true},
 	}}
