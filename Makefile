@@ -10,11 +10,12 @@ export GOFLAGS := -trimpath -buildvcs=false
 STORE ?= s3
 SOAK ?= 1h
 SEED ?=
+RUNS ?= 100
 PKG ?=
 BIN := build/bin
 BUILD := go build -ldflags "-s -w"
 
-.PHONY: help build lint test soak demo bench cluster cluster-down deps clean
+.PHONY: help build lint test soak chaos demo bench cluster cluster-down deps clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,10 @@ test: deps build lint ## everything: lint, unit tests, tests with root and CRIU,
 soak: deps build ## pre-dump, dump, restore and kill agents at random, for SOAK=1h; SEED=... tries one seed again
 	@set -a; eval "$$($(BIN)/bed prepare)"; set +a; \
 	LIFEBOAT_SOAK=$(SOAK) LIFEBOAT_SOAK_SEED=$(SEED) go test -count=1 -v -timeout 0 ./test/soak
+
+chaos: deps build ## hand jobs over on the test bed while random things go wrong, RUNS=100 times; SEED=... is the first run's
+	@$(BUILD) -o $(BIN)/ ./test/chaos/cmd/chaos
+	@$(BIN)/chaos --runs $(RUNS) --seed $(or $(SEED),1)
 
 demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
 	@$(BIN)/demo --store $(STORE)

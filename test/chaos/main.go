@@ -41,6 +41,9 @@ func Main(ctx context.Context, o Options, out io.Writer) (err error) {
 	var sum Summary
 	for seed := o.Seed; seed < o.Seed+uint64(o.Runs) && ctx.Err() == nil; seed++ {
 		outcome := w.Run(ctx, Draw(seed), filepath.Join(root, "build", "chaos", fmt.Sprint(seed)))
+		if ctx.Err() != nil {
+			break // it was cut short
+		}
 		fmt.Fprintf(out, "%s %s\n", time.Now().Format(time.TimeOnly), outcome.Report())
 		sum.Add(outcome)
 	}
