@@ -78,6 +78,10 @@ type Target struct {
 	Obstacles []obstacle.Obstacle
 	// LeaveOut are the files that are no part of its generations.
 	LeaveOut exclude.Patterns
+	// PodIPs are the pod's addresses, those that it keeps of pods before it among them. KeepsIPs says that the pod that
+	// continues it has them as well, so that sockets may be bound to them.
+	PodIPs   []string
+	KeepsIPs bool
 }
 
 // Has says whether the container of that id is one of t's.

@@ -36,7 +36,7 @@ type tree struct {
 }
 
 // openTrees opens the image folder, the root file system, the emptyDir volumes and /dev/shm of the container of req,
-// and empties the volumes.
+// and empties the latter two.
 func (p *Preparer) openTrees(req handover.PrepareRequest, imagePath string) (_ *trees, err error) {
 	t := &trees{container: req.Container, volumes: map[string]tree{}}
 	defer func() {
@@ -74,10 +74,16 @@ func (p *Preparer) openTrees(req handover.PrepareRequest, imagePath string) (_ *
 			return nil, fmt.Errorf("%w: empty volume %s: %w", errApply, name, err)
 		}
 	}
+	if t.shm.root != nil {
+		// An attempt before this one may have left what another generation holds.
+		if err := empty(t.shm.root); err != nil {
+			return nil, fmt.Errorf("%w: empty /dev/shm: %w", errApply, err)
+		}
+	}
 	return t, nil
 }
 
-// clearVolumes empties the emptyDir volumes of the container of req.
+// clearVolumes empties the emptyDir volumes and /dev/shm of the container of req.
 func (p *Preparer) clearVolumes(req handover.PrepareRequest) error {
 	mounts, err := layout.ReadStateMounts(filepath.Join(p.options.HostRoot, req.Bundle))
 	if err != nil {
@@ -87,6 +93,12 @@ func (p *Preparer) clearVolumes(req handover.PrepareRequest) error {
 		if err := emptyFolder(filepath.Join(p.options.HostRoot, source)); err != nil {
 			return fmt.Errorf("empty volume %s: %w", name, err)
 		}
+	}
+	if mounts.SHM == "" {
+		return nil
+	}
+	if err := emptyFolder(filepath.Join(p.options.HostRoot, mounts.SHM)); err != nil {
+		return fmt.Errorf("empty /dev/shm: %w", err)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func podOnHost(t *testing.T) (p *Preparer, req handover.PrepareRequest, host str
 	}
 	config := `{"mounts": [{"destination": "/logs", "source": "` + volume + `"}, {"destination": "/dev/shm", "source": "/shm"},
 		{"destination": "/proc", "source": "proc"}]}`
-	for name, content := range map[string]string{"/bundle/config.json": config, volume + "/of-an-init-container": "x", "/bundle/rootfs/etc/old": "old"} {
+	for name, content := range map[string]string{"/bundle/config.json": config, volume + "/of-an-init-container": "x", "/shm/of-an-attempt-before": "x", "/bundle/rootfs/etc/old": "old"} {
 		require.NoError(t, os.WriteFile(filepath.Join(host, name), []byte(content), 0o644))
 	}
 	return New(Options{HostRoot: host}), handover.PrepareRequest{Container: "main", Bundle: "/bundle"}, host
@@ -74,6 +74,7 @@ func TestApply(t *testing.T) {
 
 	volume := filepath.Join(host, "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs")
 	require.NoFileExists(t, filepath.Join(volume, "of-an-init-container"))
+	require.NoFileExists(t, filepath.Join(host, "shm/of-an-attempt-before"))
 	require.NoFileExists(t, filepath.Join(host, "bundle/rootfs/etc/old"))
 	for path, want := range map[string]string{
 		filepath.Join(volume, "train.log"): "step=1\n", filepath.Join(host, "shm/sem.x"): "sem",
@@ -122,6 +123,27 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 			e.Linkname = "/etc/shadow"
 			return e
 		}(), "file of its own"},
+		{"image that is a hard link", func() store.Entry {
+			e := entry(store.TypeRegular, "images/main/core-1.img")
+			e.HardlinkTo = "images/main/core-2.img"
+			return e
+		}(), "file of its own"},
+		{"image that is a folder: CRIU would take it for a parent", entry(store.TypeDir, "images/main/parent"), "file of its own"},
+		{"image above the folder of images", entry(store.TypeRegular, "images/main/.."), `".."`},
+		{"layer above its root", entry(store.TypeRegular, "layers/main/../../config.json"), `".."`},
+		{"all volumes", entry(store.TypeDir, "volumes"), "no emptyDir volume"},
+		{"device", entry(store.Type(7), "layers/main/dev/sda"), "unknown type 7"},
+		{"socket", entry(store.TypeSocket, "volumes/logs/containerd.sock"), "no such entry may be restored"},
+		{"security label of another pod", func() store.Entry {
+			e := entry(store.TypeDir, "layers/main/etc")
+			e.Xattrs = map[string][]byte{"security.selinux": []byte("system_u:object_r:container_file_t:s0:c1,c2")}
+			return e
+		}(), "may not be restored"},
+		{"size beyond all files", func() store.Entry {
+			e := entry(store.TypeRegular, "layers/main/etc/new")
+			e.Size = 1 << 50
+			return e
+		}(), "size"},
 		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layers/main/out/x"), "escapes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

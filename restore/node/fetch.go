@@ -106,14 +106,15 @@ func run(ctx context.Context, fetch *store.Fetch, forget func()) error {
 	return fetch.Run(ctx)
 }
 
-// makeFolders makes the folders that a restore of the container needs. From then on Sweep leaves them alone.
+// makeFolders makes the folders that a restore of the container needs, without anything of an attempt that an earlier life of
+// the agent left half way. From then on Sweep leaves them alone.
 func (p *Preparer) makeFolders(containerID string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.begun[filepath.Base(containerID)] = true
 	for _, name := range []string{imagesName, workName} {
 		path := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), name)
-		if err := os.MkdirAll(path, 0o700); err != nil {
+		if err := errors.Join(os.RemoveAll(path), os.MkdirAll(path, 0o700)); err != nil {
 			return fmt.Errorf("make folder for images: %w", err)
 		}
 	}

@@ -55,11 +55,13 @@ const (
 type wishes struct {
 	// fail: rather no start than one from the beginning. back: rather an older state than none.
 	fail, back bool
+	// keepIPs: the addresses of the pod before are to be kept.
+	keepIPs bool
 }
 
 func wishesOf(pod *corev1.Pod) wishes {
 	asked, _ := settings.Parse(pod.Annotations)
-	return wishes{fail: pod.Annotations[v1alpha1.AnnotationOnRestoreFailure] == "fail", back: !asked.FinalOnly}
+	return wishes{fail: pod.Annotations[v1alpha1.AnnotationOnRestoreFailure] == "fail", back: !asked.FinalOnly, keepIPs: asked.KeepPodIPAlias}
 }
 
 // choose picks the rung for pod from what is written down on the Checkpoint that concerns it. It is pure.
@@ -136,6 +138,8 @@ type task struct {
 	handover.PrepareRequest
 	Checkpoint    string    `json:"checkpoint"`
 	CheckpointUID types.UID `json:"checkpointUID"`
+	// KeepIPs says that the pod is to keep the addresses of the pod before.
+	KeepIPs bool `json:"keepIPs,omitempty"`
 }
 
 // claim takes the waiting generation for the pod of t, or counts one more attempt under the claim that it holds.

@@ -172,8 +172,9 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
-	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID}
-	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wishesOf(pod)) {
+	wish := wishesOf(pod)
+	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID, KeepIPs: wish.keepIPs}
+	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wish) {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
@@ -252,6 +253,9 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 	if err = p.checkImage(ctx, t, gen); err == nil {
 		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
 	}
+	if err == nil {
+		err = p.adapt(ctx, t, gen, reply.ImagePath)
+	}
 	if err != nil {
 		return handover.PrepareReply{}, p.notRestored(ctx, t, err)
 	}
@@ -278,6 +282,9 @@ func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareRepl
 	}
 	var cause string
 	err := p.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
+		if err := p.letGo(t, generationOf(&c.Status)); err != nil {
+			return err
+		}
 		cause = c.Status.Condition(v1alpha1.ConditionRestored).Message
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, cause)
 		return nil

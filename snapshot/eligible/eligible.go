@@ -40,7 +40,11 @@ func (l Looker) Look(ctx context.Context, t snapshot.Target, mostFileBytes int64
 	for i, c := range t.Containers {
 		inits[i] = c.PID
 	}
-	found, err := l.Tasks(inits...)
+	kept := []string{}
+	if t.KeepsIPs {
+		kept = t.PodIPs
+	}
+	found, err := l.tasks(inits, kept)
 	if err != nil || l.Files == nil || mostFileBytes == 0 {
 		return found, err
 	}

@@ -37,7 +37,10 @@ func (t *task) file(fd string) (reason, what string, _ error) {
 	if kind, ok := strings.CutPrefix(link, "anon_inode:"); ok {
 		return t.anonymous(fd, strings.Trim(kind, "[]"))
 	}
-	if strings.HasPrefix(link, "socket:") {
+	if inode, ok := strings.CutPrefix(link, "socket:"); ok {
+		if address, ok := t.addresses[strings.Trim(inode, "[]")]; ok {
+			return v1alpha1.ReasonPodAddressBound, address, nil
+		}
 		return socket(name)
 	}
 	if strings.HasPrefix(link, "/dmabuf:") {

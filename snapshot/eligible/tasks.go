@@ -32,6 +32,8 @@ var reasons = []struct{ reason, message string }{
 	{v1alpha1.ReasonSemaphoreEventfd, "eventfd with EFD_SEMAPHORE in %s: CRIU restores it without, so that one read takes all; " +
 		"use an eventfd without the flag"},
 	{v1alpha1.ReasonUnlinkedFileTooLarge, "open files without a name in %s: larger than the 1 GiB that CRIU may copy; keep the name until the file is closed"},
+	{v1alpha1.ReasonPodAddressBound, "sockets in %s: bound to the pod's own address, and the pod that continues it has another; bind to 0.0.0.0, " +
+		"or have the address kept by the annotation " + v1alpha1.AnnotationKeepPodIPAlias + ": \"true\""},
 	{v1alpha1.ReasonNestedNamespace, "PID or user namespaces within the container's in %s: CRIU cannot dump them; switch that sandbox off"},
 	{v1alpha1.ReasonTraced, "a debugger is attached to %s: CRIU cannot attach; end the debugger"},
 	{v1alpha1.ReasonTaskStopped, "stopped by a signal: %s; CRIU waits for it for ever under the freezer of cgroup v1; send SIGCONT, or use nodes with cgroup v2"},
@@ -73,17 +75,20 @@ func (f findings) obstacles() []obstacle.Obstacle {
 
 // Tasks returns what the running tasks of the containers with these first processes have that stands in the way, the
 // gravest first. Its error is snapshot.ErrGone where one of them is not there.
-func (l Looker) Tasks(inits ...int) ([]obstacle.Obstacle, error) {
+func (l Looker) Tasks(inits ...int) ([]obstacle.Obstacle, error) { return l.tasks(inits, nil) }
+
+// tasks is Tasks, and looks for sockets that are bound to other addresses than those kept, unless that is nil.
+func (l Looker) tasks(inits []int, kept []string) ([]obstacle.Obstacle, error) {
 	found := findings{}
 	for _, init := range inits {
-		if err := l.tasksOf(init, found); err != nil {
+		if err := l.tasksOf(init, kept, found); err != nil {
 			return nil, err
 		}
 	}
 	return found.obstacles(), nil
 }
 
-func (l Looker) tasksOf(init int, found findings) error {
+func (l Looker) tasksOf(init int, kept []string, found findings) error {
 	pids, err := memory.Processes(l.Proc, init)
 	if err != nil {
 		return err
@@ -92,8 +97,12 @@ func (l Looker) tasksOf(init int, found findings) error {
 	if err := home.identify(); err != nil {
 		return err
 	}
+	bound, err := home.bound(kept)
+	if err != nil {
+		return err
+	}
 	for _, pid := range pids {
-		t := task{folder: filepath.Join(l.Proc, strconv.Itoa(pid))}
+		t := task{folder: filepath.Join(l.Proc, strconv.Itoa(pid)), addresses: bound}
 		err := t.identify()
 		if err == nil && t.pidSpace != "" {
 			t.state(home, found)
@@ -114,6 +123,8 @@ type task struct {
 	status           map[string]string
 	pidSpace, userNS string
 	freezerV1        bool
+	// addresses are those that sockets are bound to and that will be another pod's, by the socket's inode.
+	addresses map[string]string
 }
 
 // identify reads what is known of the process as a whole.

@@ -90,6 +90,7 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
 	}
 	t.Containers, t.Missing = containersOf(pod, containers)
+	t.PodIPs, t.KeepsIPs = addressesOf(pod, status)
 	// Patterns that are none are an obstacle of their own, under which the pod is no target for long.
 	t.LeaveOut, _ = exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude])
 	if pod.Spec.Priority != nil {
@@ -176,7 +177,7 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		c.Status.Generation = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name, Final: true,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, WindowBytes: g.WindowBytes, Time: metav1.NewMicroTime(m.Durable),
-			Requirements: j.requirements(t), Containers: t.Names(),
+			Requirements: j.requirements(t), Containers: t.Names(), PodIPs: t.PodIPs,
 		}
 		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, message)
 		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionTrue, v1alpha1.ReasonFinalGeneration, message)
@@ -224,7 +225,7 @@ func (j *Journal) Safety(ctx context.Context, t snapshot.Target, g snapshot.Comm
 		c.Status.Safety = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(frozen),
-			Requirements: j.requirements(t), Containers: t.Names(),
+			Requirements: j.requirements(t), Containers: t.Names(), PodIPs: t.PodIPs,
 		}
 	})
 }

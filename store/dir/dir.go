@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,7 @@ import (
 )
 
 // Sink is a store.Sink that makes regular files, dirs, symlinks, hard links and fifos in one folder, with their owners,
-// modes, times and extended attributes. It refuses sockets, attributes in trusted.*, and whiteouts unless it is one of
+// modes, times and extended attributes. It refuses sockets, attributes in trusted.* and security labels, and whiteouts unless it is one of
 // NewLayer.
 type Sink struct {
 	root  *os.Root
@@ -26,6 +27,10 @@ type Sink struct {
 	// parents are the folders in which something was made.
 	parents map[string]bool
 }
+
+// refused are the beginnings of names of attributes that mean something to this machine rather than to the target: the
+// overlay's own, and labels by which the kernel tells pods apart. Those of the folder hold.
+var refused = []string{"trusted.", "security.selinux", "security.SMACK64"}
 
 // New returns a Sink into the folder root, which stays the caller's to close.
 func New(root *os.Root) *Sink { return &Sink{root: root, parents: map[string]bool{}} }
@@ -53,7 +58,7 @@ func (s *Sink) Make(e store.Entry) error {
 
 func (s *Sink) make(e store.Entry) error {
 	for name := range e.Xattrs {
-		if strings.HasPrefix(name, "trusted.") {
+		if slices.ContainsFunc(refused, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
 			return fmt.Errorf("extended attribute %s may not be restored", name)
 		}
 	}

@@ -321,14 +321,28 @@ func first(names []string) []string {
 	return out
 }
 
-func TestTrustedAttributesAreRefused(t *testing.T) {
-	for _, kind := range []store.Type{store.TypeRegular, store.TypeDir, store.TypeFIFO} {
-		folder, root := open(t)
-		e := entry(kind, "x")
-		e.Xattrs = map[string][]byte{"trusted.overlay.redirect": []byte("/")}
-		require.ErrorContains(t, New(root).Make(e), "may not be restored")
-		require.NoFileExists(t, filepath.Join(folder, "x"))
+func TestAttributesOfTheMachineAreRefused(t *testing.T) {
+	for _, name := range []string{"trusted.overlay.redirect", "trusted.overlay.opaque", "security.selinux", "security.SMACK64EXEC"} {
+		for _, kind := range []store.Type{store.TypeRegular, store.TypeDir, store.TypeFIFO} {
+			folder, root := open(t)
+			e := entry(kind, "x")
+			e.Xattrs = map[string][]byte{name: []byte("/")}
+			require.ErrorContains(t, New(root).Make(e), "may not be restored", name)
+			require.NoFileExists(t, filepath.Join(folder, "x"))
+		}
 	}
+}
+
+// Capabilities of a file are part of it, as its set-user-ID bit is: what they are good for the container's own bounding set says.
+func TestCapabilitiesOfFilesComeAlong(t *testing.T) {
+	folder, root := open(t)
+	e := file("ping", content)
+	e.Xattrs = map[string][]byte{"security.capability": append([]byte{1, 0, 0, 2, 0, 0x20}, make([]byte, 14)...)}
+	require.NoError(t, fetch(New(root), e))
+	value := make([]byte, 64)
+	n, err := unix.Lgetxattr(filepath.Join(folder, "ping"), "security.capability", value)
+	require.NoError(t, err)
+	require.Equal(t, e.Xattrs["security.capability"], value[:n])
 }
 
 func TestOneFileOpenedSideBySide(t *testing.T) {

@@ -4,6 +4,7 @@
 //	lifeboat.dev/interval        from one round to the next while nothing presses: a duration
 //	lifeboat.dev/max-freeze      how long a safety dump may hold the pod still: a duration
 //	lifeboat.dev/max-cpu         cores that its rounds may take: 0.5 or 500m
+//	lifeboat.dev/keep-pod-ip-alias  true: sockets bound to the pod's own address are restored, and it is kept as an alias
 //	lifeboat.dev/recover         what may be restored: latest, or final-only (then no safety dumps are taken)
 //
 // A value that is none leaves the default in place: a slip of the pen leaves nobody unprotected, but it is told.
@@ -32,6 +33,8 @@ type Settings struct {
 	MaxCPU float64
 	// FinalOnly says that nobody may go back to a safety dump.
 	FinalOnly bool
+	// KeepPodIPAlias says that the pod that continues it gets its addresses as aliases.
+	KeepPodIPAlias bool
 }
 
 // Fault is an annotation that is not understood.
@@ -62,6 +65,13 @@ var parsers = map[string]func(*Settings, string) error{
 	},
 	v1alpha1.AnnotationMaxCPU:  cores,
 	v1alpha1.AnnotationRecover: recovery,
+	v1alpha1.AnnotationKeepPodIPAlias: func(s *Settings, v string) error {
+		if v != "true" && v != "false" {
+			return errors.New("not known; write true or false, in quotes")
+		}
+		s.KeepPodIPAlias = v == "true"
+		return nil
+	},
 }
 
 // others are the annotations that mean something to Lifeboat beside those.

@@ -42,9 +42,13 @@ func TestParse(t *testing.T) {
 			[]string{`annotation lifeboat.dev/max-cpu, "half": not a number of cores; write 0.5 or 500m`}},
 		{"unknown way to recover", map[string]string{v1alpha1.AnnotationRecover: "Latest"}, Settings{},
 			[]string{`annotation lifeboat.dev/recover, "Latest": not known; write latest or final-only`}},
+		{"old address kept", map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "true"}, Settings{KeepPodIPAlias: true}, nil},
+		{"old address not kept", map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "false"}, Settings{}, nil},
+		{"old address perhaps kept", map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "yes"}, Settings{},
+			[]string{`annotation lifeboat.dev/keep-pod-ip-alias, "yes": not known; write true or false, in quotes`}},
 		{"misspelt", map[string]string{"lifeboat.dev/intervall": "10s"}, Settings{},
 			[]string{`annotation lifeboat.dev/intervall, "10s": means nothing to Lifeboat; write one of lifeboat.dev/interval, ` +
-				`lifeboat.dev/max-cpu, lifeboat.dev/max-freeze, lifeboat.dev/recover, lifeboat.dev/recovery-point`}},
+				`lifeboat.dev/keep-pod-ip-alias, lifeboat.dev/max-cpu, lifeboat.dev/max-freeze, lifeboat.dev/recover, lifeboat.dev/recovery-point`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, faults := Parse(c.annotations)

@@ -10,7 +10,7 @@ import (
 // foundOnNode are the False reasons of ConditionDumpable.
 var foundOnNode = []string{
 	ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
-	ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped,
+	ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped, ReasonPodAddressBound,
 	ReasonContainersConnected, ReasonFilesTooLarge,
 }
 

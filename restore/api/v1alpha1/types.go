@@ -172,6 +172,12 @@ type GenerationReference struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=128
 	Containers []string `json:"containers,omitempty"`
+	// PodIPs are the addresses of the pod whose state it is, and those that it kept of pods before it. Nobody vouches for
+	// them.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=45
+	PodIPs []string `json:"podIPs,omitempty"`
 	// StoredBytes is what the bucket took for it; RSSBytes what the containers held in memory.
 	StoredBytes int64 `json:"storedBytes"`
 	RSSBytes    int64 `json:"rssBytes"`
@@ -313,6 +319,7 @@ const (
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
 	ReasonContainersConnected  = "ContainersConnected"
+	ReasonPodAddressBound      = "PodAddressBound"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )
 
@@ -395,6 +402,9 @@ const (
 	AnnotationMaxFreeze     = GroupName + "/max-freeze"
 	AnnotationMaxCPU        = GroupName + "/max-cpu"
 	AnnotationRecover       = GroupName + "/recover"
+	// AnnotationKeepPodIPAlias with the value "true" on a pod has the pod that continues it know the addresses of the one
+	// before as its own, for sockets that are bound to them.
+	AnnotationKeepPodIPAlias = GroupName + "/keep-pod-ip-alias"
 	// TaintEvacuating (NoSchedule) is on nodes under notice.
 	TaintEvacuating = GroupName + "/evacuating"
 	// RuntimeClassName is the RuntimeClass and the handler behind it.

@@ -186,6 +186,11 @@ func (in *GenerationReference) DeepCopyInto(out *GenerationReference) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.PodIPs != nil {
+		in, out := &in.PodIPs, &out.PodIPs
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Requirements != nil {
 		in, out := &in.Requirements, &out.Requirements
 		*out = make(map[string]string, len(*in))
