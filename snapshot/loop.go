@@ -22,6 +22,9 @@ const (
 	lastRoundCores, lastRoundShare = 4, 4
 )
 
+// errOnHold puts a step off: an evacuation has the target, or an earlier life of the agent left it so.
+var errOnHold = errors.New("the target is on hold")
+
 // protect has every target copied when Policy says so, until ctx ends. It ends no sooner than the steps that it began.
 func (e *Evacuator) protect(ctx context.Context) {
 	defer e.steps.Wait()
@@ -171,13 +174,16 @@ func (e *Evacuator) startStep(ctx context.Context, s *session, step Step) {
 		stop(nil)
 		s.mu.Lock()
 		s.measured.facts.Busy, s.interrupt = ActionNone, nil
-		if err == nil {
+		switch {
+		case err == nil:
 			s.measured.succeeded()
-		} else {
+		case errors.Is(err, errOnHold):
+			s.measured.notBefore = time.Now().Add(retryAfter)
+		default:
 			s.measured.failed(time.Now(), step.Action)
 		}
 		s.mu.Unlock()
-		if t := s.current(); err != nil && !interrupted && !errors.Is(err, ErrGone) {
+		if t := s.current(); err != nil && !interrupted && !errors.Is(err, ErrGone) && !errors.Is(err, errOnHold) {
 			e.options.Meter.Failed(t, step.Action, reasonOfStep(err, step.Action))
 			e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("step", string(step.Action)).
 				Msg("target not copied, trying again")
@@ -197,8 +203,11 @@ func (e *Evacuator) step(ctx context.Context, s *session, step Step) error {
 	defer s.leave()
 	t := s.current()
 	held, err := e.anyHeld(t)
-	if err != nil || held || s.closed || e.leaving() {
+	switch {
+	case err != nil || s.closed || e.leaving():
 		return err
+	case held:
+		return errOnHold
 	}
 	w, err := e.open(ctx, s)
 	if err != nil {

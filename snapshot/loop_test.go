@@ -287,3 +287,19 @@ func TestRestartGoesOnFromTheNewestGeneration(t *testing.T) {
 		require.Less(t, s.uploaded()-before, int64(600<<10))
 	})
 }
+
+// A hold of an earlier life of the agent is settled by others; until then the loop waits, and does not try without a pause.
+func TestStepsOfATargetOnHoldArePutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBoxScene(t, "c1")
+		require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+		require.NoError(t, s.evacuator.list(t.Context()))
+		_, err := s.evacuator.turnOfSteps(t.Context())
+		require.NoError(t, err)
+		s.evacuator.steps.Wait()
+		next, err := s.evacuator.turnOfSteps(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, retryAfter, time.Until(next))
+		require.Zero(t, s.rounds("c1"))
+	})
+}

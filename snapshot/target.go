@@ -16,8 +16,10 @@ import (
 // Status is an OCI container status.
 type Status string
 
-// The statuses that matter here. A container that the runtime no longer knows counts as stopped.
+// The statuses that matter here. A container that the runtime no longer knows counts as stopped; one that is created has not
+// begun: what is in there is the runtime's, not the job's.
 const (
+	StatusCreated Status = "created"
 	StatusRunning Status = "running"
 	StatusPaused  Status = "paused"
 	StatusStopped Status = "stopped"

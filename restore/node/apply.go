@@ -107,7 +107,7 @@ func (p *Preparer) clearVolumes(req handover.PrepareRequest) error {
 // it, so it is unmounted meanwhile; nothing of the container runs.
 func (p *Preparer) resetLayer(ctx context.Context, req handover.PrepareRequest) error {
 	rootfs := filepath.Join(req.Bundle, "rootfs")
-	overlay, err := layout.FindOverlay("/proc/1/mountinfo", rootfs)
+	overlay, err := layout.FindOverlay(p.options.MountInfo, rootfs)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errApply, err)
 	}

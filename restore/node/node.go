@@ -14,6 +14,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,6 +77,8 @@ type Options struct {
 	WorkDir string
 	// CRIUConfig is the host path of the CRIU configuration for restores.
 	CRIUConfig string
+	// MountInfo is the mountinfo file of the host's pid 1, as this process sees it; empty: /proc/1/mountinfo.
+	MountInfo string
 	// OnHost runs a program in the mount namespace of the host's pid 1.
 	OnHost func(ctx context.Context, argv ...string) error
 	// Running tells whether the OCI runtime has a live container of that id.
@@ -107,6 +110,7 @@ type Preparer struct {
 
 // New returns a Preparer.
 func New(options Options) *Preparer {
+	options.MountInfo = cmp.Or(options.MountInfo, "/proc/1/mountinfo")
 	if options.Meter == nil {
 		options.Meter = NewMeter()
 	}

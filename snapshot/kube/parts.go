@@ -14,7 +14,7 @@ import (
 func containersOf(pod *corev1.Pod, containers []snapshot.Container) (found []snapshot.Container, missing []string) {
 	for _, part := range obstacle.Containers(&pod.Spec) {
 		i := slices.IndexFunc(containers, func(c snapshot.Container) bool {
-			return c.PodUID == string(pod.UID) && c.Name == part.Name && c.Status != snapshot.StatusStopped
+			return c.PodUID == string(pod.UID) && c.Name == part.Name && c.Status != snapshot.StatusStopped && c.Status != snapshot.StatusCreated
 		})
 		if i < 0 {
 			missing = append(missing, part.Name)
