@@ -104,7 +104,7 @@ func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 			}
 		}
 	})
-	if len(o.Faults) == 0 && err == nil {
+	if len(o.Faults) == 0 && err == nil && o.Anew+o.Recovered == 0 {
 		err = os.RemoveAll(r.healedLogs())
 	}
 	if err != nil {
@@ -159,6 +159,9 @@ func ignoreClosed(err error) error {
 
 // all is the run itself.
 func (r *run) all(ctx context.Context) error {
+	if err := r.remove(ctx); err != nil { // of a run that was cut off
+		return err
+	}
 	for _, j := range r.jobs {
 		if err := r.create(ctx, j); err != nil {
 			return err
@@ -195,6 +198,7 @@ func (r *run) all(ctx context.Context) error {
 		return err
 	}
 	r.note("the jobs may end")
+	r.sight.end()
 	r.leases.End()
 	return r.until(ctx, finishTime, "end of all jobs' work", r.finished)
 }

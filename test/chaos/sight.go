@@ -19,6 +19,8 @@ type sight struct {
 
 	mu     sync.Mutex
 	points map[types.UID]*seen
+	// over says that the jobs may end: what is said from then on tells of no loss.
+	over bool
 }
 
 // seen is one Checkpoint.
@@ -41,6 +43,9 @@ func (s *sight) see(c *v1alpha1.Checkpoint) {
 	}
 	p.now = *c
 	for _, o := range c.Status.Conditions {
+		if s.over {
+			break
+		}
 		p.words[o.Type+"="+string(o.Status)+"/"+o.Reason] = true
 	}
 	p.final = p.final || c.Status.FinalGeneration() != nil
@@ -49,6 +54,13 @@ func (s *sight) see(c *v1alpha1.Checkpoint) {
 		p.line = line
 		s.history.note("checkpoint %s: %s", c.Name, line)
 	}
+}
+
+// end says that the jobs may end.
+func (s *sight) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
 }
 
 // describe is what matters of a Checkpoint in one line.
