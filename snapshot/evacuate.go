@@ -8,6 +8,11 @@
 //   - A target is frozen from before its final dump until its generation is durable, and for ever after. It is thawed only
 //     where Journal.Final was not called for it: known within one life of the agent, and fenced by Journal.Failed after
 //     another.
+//   - What is said of a target holds for all containers of its pod (together.go): held before the first is frozen, all frozen before
+//     any is dumped, in one generation, thawed or left frozen together. A pod that lacks a container (Target.Missing) gets
+//     no generation. Before any of it is thawed, its stamp is voided, and before Journal.Final none of it may run or have been
+//     killed in a pod that stays: so nothing of a pod runs while another part of it counts as final, whoever dies when. After a
+//     crash a pod of which a part alone is on hold has no generation that counts.
 //   - Journal.Final is the step that lets another node restore. It follows a commit that was read back, and nothing in
 //     this package thaws a target for which it may have been called.
 //   - A failed or late evacuation ends with the target running as before, the signals that were held delivered.
@@ -92,6 +97,8 @@ type Options struct {
 	// Patient is the same store for Writers, whose requests are tried again as long as their context lives; nil: Store.
 	Patient *store.Store
 	Holds   Holds
+	// Together says why the containers of a frozen target cannot be dumped each by itself; nil: nobody asks.
+	Together func(pod []Container) error
 	// Scanner reads running targets; nil: no pre-dumps, and full dumps alone.
 	Scanner Scanner
 	// Policy decides on rounds and on the order of an evacuation, Window is what it takes a notice to give, Cores what

@@ -65,6 +65,8 @@ type Target struct {
 	Checkpoint, CheckpointUID string
 	// Epoch is the epoch that the pod runs under: status.epoch of the Checkpoint.
 	Epoch int64
+	// Damaged says that what was written under older epochs could not be restored, in this pod at least: nothing is built on it.
+	Damaged bool
 	// Final says that the Checkpoint already names a final generation of this very pod.
 	Final bool
 	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none. Failed

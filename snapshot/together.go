@@ -89,6 +89,11 @@ type dumps []Dump
 // dumpAll dumps the frozen containers of t, as many at a time as there are cores. The first failure ends the others: a part of
 // a pod is of no use.
 func (e *Evacuator) dumpAll(ctx context.Context, t Target, w *openWriter) (dumps, error) {
+	if e.options.Together != nil {
+		if err := e.options.Together(t.Containers); err != nil {
+			return nil, fmt.Errorf("dump pod %s/%s: %w", t.Namespace, t.Pod, err)
+		}
+	}
 	within, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var group errgroup.Group

@@ -109,6 +109,9 @@ func TestTroubleOfOneContainer(t *testing.T) {
 		says string
 	}{
 		{"its dump fails", func(s *boxScene) { s.onDump = onSide(func() error { return errCRIU }) }, errCRIU.Error()},
+		{"it holds something together with another", func(s *boxScene) {
+			s.evacuator.options.Together = func([]Container) error { return errors.New("a FIFO") }
+		}, "a FIFO"},
 		{"it has ended before the freeze", func(s *boxScene) {
 			s.onBegun = func(context.Context, string) error { s.lock(func() { delete(s.boxes, "c1.side") }); return nil }
 		}, "side"},

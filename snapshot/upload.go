@@ -134,7 +134,7 @@ func (e *Evacuator) beginGeneration(ctx, uploads context.Context, t Target, base
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, nil, err
 	}
-	if head.Number == 0 {
+	if head.Number == 0 || t.Damaged && head.WrittenEpoch < t.Epoch {
 		base = nil
 	} else if base == nil || base.Head().Number != head.Number || base.Head().WrittenEpoch != head.WrittenEpoch {
 		base = e.base(ctx, t)

@@ -70,6 +70,19 @@ func (s *scene) requireStored(t *testing.T, number int64) {
 	}
 }
 
+// A pod that could not go on from the newest generation must not build on what may be damaged, until it has stored all of its own.
+func TestNothingIsBuiltOnADamagedGeneration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		defer s.evacuator.ending.Wait()
+		s.memory = map[string][]byte{"mem/1": pages(64)}
+		first := s.again(t, "pod-1")
+		s.targets[0].Epoch, s.targets[0].Damaged = 1, true
+		require.Equal(t, first, s.again(t, "pod-2"))
+		require.Less(t, s.again(t, "pod-3"), first/2)
+	})
+}
+
 func TestSecondGenerationStoresWhatChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t)

@@ -149,7 +149,8 @@ func snapshotOptions(c *config, log zerolog.Logger, dumps engine, journal *kube.
 		Cluster:  c.cluster,
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
 		Requirements: journal.Requirements, Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
-		Policy: c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
+		Together: eligible.Looker{Proc: "/proc"}.Refuse,
+		Policy:   c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
 	}
 	if c.preDump {
 		options.Scanner = dumps.scanner

@@ -45,6 +45,11 @@ func (l Looker) Look(ctx context.Context, t snapshot.Target, mostFileBytes int64
 		kept = t.PodIPs
 	}
 	found, err := l.tasks(inits, kept)
+	if err != nil {
+		return nil, err
+	}
+	together, err := l.Together(t.Containers)
+	found = append(found, together...)
 	if err != nil || l.Files == nil || mostFileBytes == 0 {
 		return found, err
 	}

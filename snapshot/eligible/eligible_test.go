@@ -106,6 +106,10 @@ var holds = map[string]func() error{
 		}
 		return err
 	},
+	"sysv": func() error {
+		_, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, 0o600)
+		return err
+	},
 	"memfd": func() error {
 		fd, err := unix.MemfdCreate("large", 0)
 		if err != nil {
@@ -132,9 +136,15 @@ var holds = map[string]func() error{
 // hold starts a process that has what is named open.
 func hold(t *testing.T, attr *syscall.SysProcAttr, names ...string) *os.Process {
 	t.Helper()
+	return holdFiles(t, attr, nil, names...)
+}
+
+// holdFiles is hold for a process that has these as well.
+func holdFiles(t *testing.T, attr *syscall.SysProcAttr, files []*os.File, names ...string) *os.Process {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 	cmd.Env = append(os.Environ(), holdVariable+"="+strings.Join(names, ","))
-	cmd.SysProcAttr = attr
+	cmd.SysProcAttr, cmd.ExtraFiles = attr, files
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()

@@ -35,6 +35,10 @@ var reasons = []struct{ reason, message string }{
 	{v1alpha1.ReasonPodAddressBound, "sockets in %s: bound to the pod's own address, and the pod that continues it has another; bind to 0.0.0.0, " +
 		"or have the address kept by the annotation " + v1alpha1.AnnotationKeepPodIPAlias + ": \"true\""},
 	{v1alpha1.ReasonNestedNamespace, "PID or user namespaces within the container's in %s: CRIU cannot dump them; switch that sandbox off"},
+	{v1alpha1.ReasonContainersConnected, "open in several containers: %s; CRIU dumps each container by itself; use TCP over localhost, or bring the " +
+		"programs together in one container"},
+	{v1alpha1.ReasonSystemVIPC, "System V %s in a pod with several containers: CRIU dumps them with each and restores them once; use POSIX ones " +
+		"(/dev/shm), or bring the programs together in one container"},
 	{v1alpha1.ReasonTraced, "a debugger is attached to %s: CRIU cannot attach; end the debugger"},
 	{v1alpha1.ReasonTaskStopped, "stopped by a signal: %s; CRIU waits for it for ever under the freezer of cgroup v1; send SIGCONT, or use nodes with cgroup v2"},
 }

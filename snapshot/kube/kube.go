@@ -85,7 +85,7 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 	}
 	t := snapshot.Target{
 		Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
-		Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch,
+		Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch, Damaged: damaged(status),
 		Final: isFinal(status, pod.UID), Settings: settingsOf(pod), Obstacles: obstaclesOf(status),
 		Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
 	}
@@ -102,6 +102,12 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		t.Failed = evacuated != nil && evacuated.Status == metav1.ConditionFalse
 	}
 	return t, nil
+}
+
+// damaged tells whether the claimed generation could not be restored: the pod goes on from an older one, or from its beginning.
+func damaged(status *v1alpha1.CheckpointStatus) bool {
+	restored := status.Condition(v1alpha1.ConditionRestored)
+	return status.Claim != nil && (status.Claim.Fallback != nil || restored != nil && restored.Reason == v1alpha1.ReasonStartedClean)
 }
 
 // settingsOf is what the owner asks for, as far as it is understood; the controller tells of the rest.

@@ -99,6 +99,17 @@ func TestTargets(t *testing.T) {
 	require.Empty(t, targets)
 }
 
+func TestDamaged(t *testing.T) {
+	claimed := v1alpha1.CheckpointStatus{Claim: &v1alpha1.Claim{Generation: 2}}
+	require.False(t, damaged(&v1alpha1.CheckpointStatus{}))
+	require.False(t, damaged(&claimed))
+	clean := *claimed.DeepCopy()
+	clean.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean, "")
+	require.True(t, damaged(&clean))
+	claimed.Claim.Fallback = &v1alpha1.Fallback{}
+	require.True(t, damaged(&claimed))
+}
+
 func TestFinalIsWrittenOnceAndTaintsFirst(t *testing.T) {
 	j, server, target := stage(t)
 	now := time.Now()

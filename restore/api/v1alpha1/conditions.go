@@ -11,7 +11,7 @@ import (
 var foundOnNode = []string{
 	ReasonIOUring, ReasonMPTCP, ReasonSocketUnsupported, ReasonFileUnsupported, ReasonDeviceOpen, ReasonMessageQueue,
 	ReasonSemaphoreEventfd, ReasonUnlinkedFileTooLarge, ReasonNestedNamespace, ReasonTraced, ReasonTaskStopped, ReasonPodAddressBound,
-	ReasonContainersConnected, ReasonFilesTooLarge,
+	ReasonContainersConnected, ReasonSystemVIPC, ReasonFilesTooLarge,
 }
 
 // FoundOnNode tells whether a reason is one that only a pod's running tasks and files show, and the agent of its node

@@ -319,6 +319,7 @@ const (
 	ReasonTraced               = "Traced"
 	ReasonTaskStopped          = "TaskStopped"
 	ReasonContainersConnected  = "ContainersConnected"
+	ReasonSystemVIPC           = "SystemVIPC"
 	ReasonPodAddressBound      = "PodAddressBound"
 	ReasonFilesTooLarge        = "FilesTooLarge"
 )

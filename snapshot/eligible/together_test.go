@@ -1,0 +1,124 @@
+package eligible
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+)
+
+// ends are files for two containers.
+type ends struct{ one, other []*os.File }
+
+func pathIn(t *testing.T) string { return filepath.Join(t.TempDir(), "x") }
+
+func openFile(t *testing.T, name string, flags int) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(name, flags, 0o600)
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func socketPair(t *testing.T) (*os.File, *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	return os.NewFile(uintptr(fds[0]), "one"), os.NewFile(uintptr(fds[1]), "other")
+}
+
+func TestTogether(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("namespaces need root")
+	}
+	closeOnExec(t)
+	for _, c := range []struct {
+		name  string
+		make  func(t *testing.T) ends
+		holds string
+		want  []string
+		says  []string
+	}{
+		{"nothing", func(*testing.T) ends { return ends{} }, "pipe", nil, nil},
+		{"both ends of a socket in one", func(t *testing.T) ends {
+			a, b := socketPair(t)
+			return ends{one: []*os.File{a, b}}
+		}, "unix", nil, nil},
+		{"a socket from one to the other", func(t *testing.T) ends {
+			a, b := socketPair(t)
+			return ends{[]*os.File{a}, []*os.File{b}}
+		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"in main (socket)", "in side (socket)"}},
+		{"a listener that nobody is connected to", func(t *testing.T) ends {
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: pathIn(t), Net: "unix"})
+			require.NoError(t, err)
+			f, err := l.File()
+			require.NoError(t, err)
+			t.Cleanup(func() { l.Close() })
+			return ends{one: []*os.File{f}}
+		}, "unix", nil, nil},
+		{"a FIFO", func(t *testing.T) ends {
+			name := pathIn(t)
+			require.NoError(t, unix.Mkfifo(name, 0o600))
+			return ends{[]*os.File{openFile(t, name, os.O_RDWR)}, []*os.File{openFile(t, name, os.O_RDWR)}}
+		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"in main (/", "/x)"}},
+		{"a file", func(t *testing.T) ends {
+			name := pathIn(t)
+			return ends{[]*os.File{openFile(t, name, os.O_RDWR|os.O_CREATE)}, []*os.File{openFile(t, name, os.O_RDWR)}}
+		}, "null", nil, nil},
+		{"a file without a name", func(t *testing.T) ends {
+			name := pathIn(t)
+			e := ends{[]*os.File{openFile(t, name, os.O_RDWR|os.O_CREATE)}, []*os.File{openFile(t, name, os.O_RDWR)}}
+			require.NoError(t, os.Remove(name))
+			return e
+		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"/x)"}},
+		{"shared memory of System V", func(*testing.T) ends { return ends{} }, "sysv", []string{v1alpha1.ReasonSystemVIPC},
+			[]string{"System V shared memory in a pod"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := c.make(t)
+			own := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC} // the machine's may have objects
+			one, other := holdFiles(t, own, e.one, c.holds), holdFiles(t, nil, e.other, "null")
+			for _, f := range append(e.one, e.other...) {
+				_ = f.Close()
+			}
+			pod := []snapshot.Container{{Name: "main", PID: one.Pid}, {Name: "side", PID: other.Pid}}
+			l := Looker{Proc: "/proc"}
+			found, err := l.Together(pod)
+			require.NoError(t, err)
+			require.Equal(t, c.want, append([]string(nil), reasonsOf(found)...), obstacle.Text(found))
+			for _, says := range c.says {
+				require.Contains(t, obstacle.Text(found), says)
+			}
+			require.Equal(t, c.want == nil, l.Refuse(pod) == nil)
+			if len(found) > 0 {
+				require.True(t, v1alpha1.FoundOnNode(found[0].Reason))
+			}
+			alone, err := l.Together(pod[:1])
+			require.NoError(t, err)
+			require.Empty(t, alone, "one container has no other")
+		})
+	}
+	_, err := Looker{Proc: "/proc"}.Together([]snapshot.Container{{PID: 1 << 22}, {PID: os.Getpid()}})
+	require.ErrorIs(t, err, snapshot.ErrGone)
+}
+
+// closeOnExec keeps what this process was given by whoever started it to itself.
+func closeOnExec(t *testing.T) {
+	t.Helper()
+	own, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	for _, fd := range own {
+		if n, err := strconv.Atoi(fd.Name()); err == nil && n > 2 {
+			unix.CloseOnExec(n)
+		}
+	}
+}
