@@ -222,6 +222,7 @@ func (w *world) forgets(l *life, name string) bool {
 		return false
 	}
 	w.plan.lies--
+	w.forgot = true // also a fence is trusted as it is told
 	w.note(l.name, "put %s: the bucket says that it has it, and has not", base(name))
 	return true
 }

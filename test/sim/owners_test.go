@@ -222,11 +222,8 @@ func (w *world) tidy(m *machine) {
 		return
 	}
 	_ = w.locked(func() error {
-		if node := w.api.node(m.name); node != nil {
-			next := node.DeepCopy()
-			next.Status.Conditions[0].Status = corev1.ConditionUnknown
-			w.api.put(key{"nodes", m.name}, next)
-			w.note("node-controller", "node %s does not answer", m.name)
+		if w.api.node(m.name) != nil {
+			w.answers(m, corev1.ConditionUnknown)
 		}
 		return nil
 	})
@@ -249,6 +246,36 @@ func (w *world) tidy(m *machine) {
 			next.Status.Conditions = append(next.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue})
 			w.must(w.api.update(next, true))
 			w.must(w.api.remove(key{"pods", pod.Name}, &metav1.Preconditions{UID: ptr.To(pod.UID)}, ptr.To(int64(0))))
+		}
+		return nil
+	})
+}
+
+// answers has the control plane say whether a node's kubelet does.
+func (w *world) answers(m *machine, ready corev1.ConditionStatus) {
+	next := w.api.node(m.name).DeepCopy()
+	next.Status.Conditions[0].Status, next.Status.Conditions[0].LastTransitionTime = ready, metav1.NewTime(time.Now())
+	w.note("node-controller", "node %s is ready: %s", m.name, ready)
+	w.api.put(key{"nodes", m.name}, next)
+}
+
+// silence has a node seem to be away whose kubelet cannot reach the API server for long.
+func (w *world) silence(m *machine, o outage) {
+	if pause(w.ctx, o.from+10*time.Second) != nil {
+		return
+	}
+	_ = w.locked(func() error {
+		if m.alive {
+			w.answers(m, corev1.ConditionUnknown)
+		}
+		return nil
+	})
+	if pause(w.ctx, o.to-o.from-9*time.Second) != nil {
+		return
+	}
+	_ = w.locked(func() error {
+		if m.alive {
+			w.answers(m, corev1.ConditionTrue)
 		}
 		return nil
 	})

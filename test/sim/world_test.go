@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type world struct {
 	finals     map[string]*final
 	dumps      map[string][]dumpOf
 	damagedAny bool
+	forgot     bool
 }
 
 func newWorld(seed uint64, root string) *world {
@@ -177,6 +179,11 @@ func (w *world) begin() {
 				})
 			}
 		})
+	}
+	for _, o := range w.plan.outages {
+		if m := w.machine(strings.TrimPrefix(o.who, "kubelet ")); m != nil && !o.slow && o.to-o.from > 12*time.Second {
+			w.spawn(func() { w.silence(m, o) })
+		}
 	}
 	w.makeOwner()
 	owning, scheduling := w.api.watch(), w.api.watch()
