@@ -254,7 +254,7 @@ func (w *world) tidy(m *machine) {
 // answers has the control plane say whether a node's kubelet does.
 func (w *world) answers(m *machine, ready corev1.ConditionStatus) {
 	next := w.api.node(m.name).DeepCopy()
-	next.Status.Conditions[0].Status, next.Status.Conditions[0].LastTransitionTime = ready, metav1.NewTime(time.Now())
+	next.Status.Conditions[0].Status, next.Status.Conditions[0].LastTransitionTime = ready, now()
 	w.note("node-controller", "node %s is ready: %s", m.name, ready)
 	w.api.put(key{"nodes", m.name}, next)
 }
