@@ -128,7 +128,8 @@ func (k *Kube) Checkpoint(ctx context.Context, namespace, name string) (*v1alpha
 	return &c, nil
 }
 
-// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name.
+// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name, and
+// that of the bare pod of that name.
 func (k *Kube) CheckpointsOf(ctx context.Context, namespace, owner string) ([]v1alpha1.Checkpoint, error) {
 	objects, err := k.dynamic.Resource(checkpoints).Namespace(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -141,7 +142,7 @@ func (k *Kube) CheckpointsOf(ctx context.Context, namespace, owner string) ([]v1
 			return nil, fmt.Errorf("read checkpoint %s/%s: %w", namespace, objects.Items[i].GetName(), err)
 		}
 		o := c.Spec.Identity.Owner
-		if o != nil && (o.Name == owner || o.Kind == "ReplicaSet" && strings.HasPrefix(o.Name, owner+"-")) {
+		if o == nil && c.Spec.Identity.Name == owner || o != nil && (o.Name == owner || o.Kind == "ReplicaSet" && strings.HasPrefix(o.Name, owner+"-")) {
 			out = append(out, c)
 		}
 	}
