@@ -29,6 +29,8 @@
 //     not go on from the base that the one before has left.
 //   - One worker at a time has the turn of a session: a round, a safety dump or an evacuation. An evacuation ends the others
 //     and waits for the turn; no step begins under a notice, or with a target on hold.
+//   - A target whose Checkpoint says that it was given up with this node, while nobody heard of that, is frozen for good before
+//     anything else is done with it, and nothing thaws it (superseded.go).
 //   - What a target waits for (its bucket folder, its memory, its file trees) holds up no other target. Locks are held for
 //     no I/O but that on hold files, and a session's lock is taken within the Evacuator's, never the other way round.
 package snapshot
@@ -81,6 +83,10 @@ type Evacuator struct {
 	// closing are sessions that are being closed, by the same, as what is closed when that is done.
 	closing map[string]chan struct{}
 	rates   []float64
+	// doubted: the API says that this node is gone, or is not heard of. retired are targets that were frozen for good
+	// because others go on in their place.
+	doubted bool
+	retired map[sessionKey]bool
 	// inHand are containers that a safety dump of this life holds still.
 	inHand map[string]bool
 	// stepped wakes the loop when a step has ended; steps are those under way.
@@ -108,6 +114,8 @@ type Options struct {
 	Cores  float64
 	// Board is told what people want to know; needed with a Scanner alone.
 	Board Board
+	// Succession tells of targets whose pods are gone from the API; nil: nobody does.
+	Succession Succession
 	// Meter is told what happens; nil: nobody is.
 	Meter Meter
 	// Cluster is the first part of the bucket folder of every target.
@@ -138,7 +146,7 @@ func New(options Options) *Evacuator {
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, untold: map[string]untold{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		closing: map[string]chan struct{}{},
-		stepped: make(chan struct{}, 1), inHand: map[string]bool{},
+		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, retired: map[sessionKey]bool{},
 	}
 }
 
@@ -155,6 +163,10 @@ func (e *Evacuator) turn(n *watcher.Notice) {
 	clear(e.failed)
 	clear(e.untold) // who is tried again has another outcome
 	e.mu.Unlock()
+	e.wakeUp()
+}
+
+func (e *Evacuator) wakeUp() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -200,7 +212,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if notice == nil && len(held) == 0 {
+	if notice == nil && len(held) == 0 && !e.inDoubt() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
@@ -209,6 +221,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	targets, fault := e.retireSuperseded(ctx, targets)
 	e.prune(targets)
 	var settled, leaving []Target
 	group := newGroup()
@@ -217,8 +230,8 @@ func (e *Evacuator) round(ctx context.Context) error {
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
 		tried := e.hasFailed(t.PodUID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
 		switch {
-		case t.Final || tried && !onHold:
-			if u, is := e.isUntold(t.PodUID); is && !t.Final {
+		case t.Final || t.Superseded || tried && !onHold:
+			if u, is := e.isUntold(t.PodUID); is && !t.Final && !t.Superseded {
 				group.Go(func() error { return e.tellFailed(ctx, t, u) })
 			}
 		case onHold:
@@ -231,7 +244,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	for _, t := range settled {
 		group.Go(func() error { return e.settle(ctx, t, notice, heard) })
 	}
-	var faults []error
+	faults := []error{fault}
 	if len(leaving) > 0 {
 		for _, next := range e.order(leaving, notice.Deadline) {
 			if next.manner.alone {
@@ -305,15 +318,20 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 // untold is what is to be said of a failed evacuation.
 type untold struct{ reason, message string }
 
-// tellFailed says on the Checkpoint that the evacuation of t has failed. Where that cannot be written, later rounds try again.
+// tellFailed says on the Checkpoint that the evacuation of t has failed. Where that cannot be written, later rounds try again;
+// where it is somebody else's affair by now, t is frozen for good.
 func (e *Evacuator) tellFailed(ctx context.Context, t Target, u untold) error {
 	err := e.options.Journal.Failed(ctx, t, u.reason, u.message)
+	superseded := errors.Is(err, ErrSuperseded)
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err != nil && e.failed[t.PodUID] {
+	if err != nil && !superseded && e.failed[t.PodUID] {
 		e.untold[t.PodUID] = u
 	} else {
 		delete(e.untold, t.PodUID)
+	}
+	e.mu.Unlock()
+	if superseded {
+		return errors.Join(err, e.freezeForGood(ctx, t))
 	}
 	return err
 }

@@ -152,7 +152,7 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 			return nil
 		case !still && errors.Is(err, ErrNotFrozen):
 			return e.giveUp(ctx, t, reasonOf(err), err)
-		case errors.Is(err, ErrUnprotected):
+		case errors.Is(err, ErrUnprotected) || errors.Is(err, ErrSuperseded):
 			return fmt.Errorf("record generation %d of pod %s/%s, which stays frozen: %w", g.Number, t.Namespace, t.Pod, err)
 		}
 		e.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).

@@ -71,14 +71,15 @@ func (e *Evacuator) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	targets, fault := e.retireSuperseded(ctx, targets)
 	e.prune(targets)
 	for _, t := range targets {
-		if t.Final || len(t.Missing) > 0 {
+		if t.Final || t.Superseded || len(t.Missing) > 0 {
 			continue
 		}
 		e.measure(e.session(t))
 	}
-	return nil
+	return fault
 }
 
 // measure takes the target's vitals.

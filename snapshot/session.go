@@ -97,7 +97,7 @@ func (e *Evacuator) prune(targets []Target) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for pod, s := range e.sessions {
-		if !slices.ContainsFunc(targets, func(t Target) bool { return t.PodUID == pod && !t.Final && len(t.Missing) == 0 }) {
+		if !slices.ContainsFunc(targets, func(t Target) bool { return t.PodUID == pod && !t.Final && !t.Superseded && len(t.Missing) == 0 }) {
 			delete(e.sessions, pod)
 			e.close(s, errEnding)
 		}

@@ -33,6 +33,8 @@ var (
 	ErrNotFrozen = errors.New("the container did not stay frozen")
 	// ErrUnprotected: there is no Checkpoint of this very pod any more.
 	ErrUnprotected = errors.New("the pod has no Checkpoint any more")
+	// ErrSuperseded: the pod was given up with its node, and another one goes on in its place. It may never run again here.
+	ErrSuperseded = errors.New("the pod was given up with its node")
 )
 
 // Container is a running Kubernetes container of this node, as the OCI runtime knows it.
@@ -69,6 +71,8 @@ type Target struct {
 	Damaged bool
 	// Final says that the Checkpoint already names a final generation of this very pod.
 	Final bool
+	// Superseded says that the Checkpoint gives this very pod up with its node.
+	Superseded bool
 	// Deadline is that of the newest evacuation of this pod that the Checkpoint knows of; zero where there is none. Failed
 	// says that it came to nothing.
 	Deadline time.Time
@@ -207,10 +211,17 @@ type Journal interface {
 	Begun(ctx context.Context, t Target, m Moments) error
 	// Final records the final generation of t: the step after which the source may never run again.
 	// It may be called again with the same
-	// generation. Any error but ErrUnprotected leaves open whether it was written.
+	// generation. Any error but ErrUnprotected and ErrSuperseded leaves open whether it was written.
 	Final(ctx context.Context, t Target, g Committed, m Moments) error
 	// Leaving tells whether t's pod is being deleted or gone, so that the kubelet starts nothing in it any more.
 	Leaving(ctx context.Context, t Target) (bool, error)
-	// Failed records that t was not evacuated, with a reason of package v1alpha1.
+	// Failed records that t was not evacuated, with a reason of package v1alpha1. ErrSuperseded: t may not run on.
 	Failed(ctx context.Context, t Target, reason, message string) error
+}
+
+// Succession tells of targets whose pods are gone from the API.
+type Succession interface {
+	// Superseded tells whether another pod goes on in t's place, as its Checkpoint says. False where there is no such
+	// Checkpoint.
+	Superseded(ctx context.Context, t Target) (bool, error)
 }

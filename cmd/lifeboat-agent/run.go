@@ -75,6 +75,7 @@ type agent struct {
 	evacuator *snapshot.Evacuator
 	lookout   *eligible.Lookout
 	tainter   *kube.Tainter
+	own       kube.Node
 	preparer  *node.Preparer
 	publisher *publisher
 	health    *health
@@ -117,7 +118,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lifeboat-agent", Host: c.nodeName})
 
 	own := kube.Node{Name: c.nodeName, Client: client}
-	a := &agent{config: c, log: log, dumps: dumps, health: newHealth(c.healthAddress, meters.collectors()...), tainter: kube.NewTainter(own, log)}
+	a := &agent{config: c, log: log, own: own, dumps: dumps, health: newHealth(c.healthAddress, meters.collectors()...), tainter: kube.NewTainter(own, log)}
 	journal := &kube.Journal{Node: own, Tainter: a.tainter, Checkpoints: points, Runtime: runc, Events: events, Requirements: offer.Requirements()}
 	options := snapshotOptions(c, log, dumps, journal, buckets.generations, buckets.patient)
 	options.Meter = meters.targets
@@ -150,7 +151,7 @@ func snapshotOptions(c *config, log zerolog.Logger, dumps engine, journal *kube.
 		NodeName: c.nodeName, WorkDir: filepath.Join(c.stateDir, "dump"), HostRoot: c.hostRoot, Proc: "/proc",
 		Requirements: journal.Requirements, Margin: c.margin, Log: log.With().Str("part", "snapshot").Logger(),
 		Together: eligible.Looker{Proc: "/proc"}.Refuse,
-		Policy:   c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal,
+		Policy:   c.policy, Window: c.window, Cores: float64(runtime.NumCPU()), Board: journal, Succession: journal,
 	}
 	if c.preDump {
 		options.Scanner = dumps.scanner
@@ -177,6 +178,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.evacuator.Run(ctx) })
 	group.Go(func() error { return a.lookout.Run(ctx) })
 	group.Go(func() error { return a.tainter.Run(ctx) })
+	group.Go(func() error { return a.own.Follow(ctx, a.evacuator.Doubt) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
 	group.Go(func() error { return a.preparer.Prefetch(ctx) })

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/lifeboat-dev/lifeboat/restore/controller"
@@ -77,8 +78,12 @@ func run(ctx context.Context, c *config) error {
 		return err
 	}
 	hook := newWebhook(client, shared, c)
+	meter := controller.NewMeter()
+	if err := metrics.Registry.Register(meter); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
 	one := func(ctx context.Context, leaving bool) error {
-		return term(ctx, parts{rest: config, config: c, cache: shared, webhook: hook}, leaving)
+		return term(ctx, parts{rest: config, config: c, cache: shared, webhook: hook, meter: meter}, leaving)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return shared.run(ctx) })
@@ -99,6 +104,7 @@ type parts struct {
 	config  *config
 	cache   *sharedCache
 	webhook *webhook
+	meter   *controller.Meter
 }
 
 // terms runs one term after the other until ctx ends or one fails. A term lasts as long as the node stays as it is,
@@ -165,7 +171,7 @@ func newManager(p parts, leaving bool) (ctrl.Manager, error) {
 	if err := mgr.AddReadyzCheck("webhook", p.webhook.ready); err != nil {
 		return nil, fmt.Errorf("add health check: %w", err)
 	}
-	r := &controller.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Now: time.Now, Instance: instance}
+	r := &controller.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Now: time.Now, Instance: instance, Meter: p.meter}
 	return mgr, r.Setup(mgr)
 }
 

@@ -29,7 +29,7 @@ func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
 		return r.endWithPod(ctx, o, stage)
 	case o.other == nil:
 		return r.endWithoutPod(ctx, o, stage)
-	case stage == StageNone || stage == StageFailed || stage == StageClaimed:
+	case stage == StageNone || stage == StageFailed || stage == StageLost || stage == StageClaimed:
 		return lookAgain(conflictDelay), r.makeWay(ctx, o)
 	case stage == StageEvacuating && o.bare():
 		return done, r.nameTaken(ctx, o)
@@ -40,15 +40,17 @@ func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
 func (r *Reconciler) endWithPod(ctx context.Context, o *observation, stage Stage) (verdict, error) {
 	s := &o.checkpoint.Status
 	switch {
-	case stage == StageNone && !evacuated(s) && (o.pod.Labels[v1alpha1.LabelProtect] != "true" || !ownedAsBefore(o)):
+	case stage == StageNone && !outgoing(s) && (o.pod.Labels[v1alpha1.LabelProtect] != "true" || !ownedAsBefore(o)):
 		return done, r.deleteCheckpoint(ctx, o)
-	case stage == StageNone && !evacuated(s) && s.Generation == nil:
+	case stage == StageNone && !outgoing(s) && s.Generation == nil:
 		// A pod that continues another's generation needs no Checkpoint of its own beside that one.
 		continuing, err := r.claims(ctx, o.pod)
 		if err != nil || !continuing {
 			return goOn, err
 		}
 		return done, r.deleteCheckpoint(ctx, o)
+	case stage == StageFailed && over(o.pod):
+		return done, r.setProtectable(ctx, o, ended(o.pod))
 	case stage == StageClaimed && s.Claim.PodUID == o.pod.UID && o.pod.Status.Phase == corev1.PodFailed:
 		return done, r.claimLost(ctx, o, "ended")
 	}
@@ -106,6 +108,10 @@ func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage St
 		return r.lost(ctx, o, r.setProtectable(ctx, o, protectable{metav1.ConditionFalse, v1alpha1.ReasonPodLost,
 			"the pod left during an interruption without a durable final generation: see condition Evacuated; " +
 				"start it again, or delete the Checkpoint"}))
+	case StageLost:
+		if o.checkpoint.Status.Released() && !o.bare() {
+			return done, r.deleteCheckpoint(ctx, o) // its owner makes another pod, which begins anew
+		}
 	case StageClaimed:
 		return r.lost(ctx, o, r.claimLost(ctx, o, "left"))
 	}

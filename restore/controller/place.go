@@ -23,7 +23,7 @@ const maxNodesNamed = 8
 // is missing, and from a node that cannot it takes the pod away, so that another one is made. Admission sees to it that
 // this is not needed, as long as it is there.
 func (r *Reconciler) place(ctx context.Context, o *observation, pod *corev1.Pod, ck *v1alpha1.Checkpoint) error {
-	gen := ck.Status.FinalGeneration()
+	gen := ck.Status.UnclaimedGeneration()
 	if gen == nil || pod.DeletionTimestamp != nil || over(pod) {
 		return nil
 	}

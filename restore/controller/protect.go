@@ -42,12 +42,17 @@ func forgetVerdict(s *v1alpha1.CheckpointStatus) bool {
 	return meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionCurrent) || had
 }
 
+// ended is for a pod that is over.
+func ended(pod *corev1.Pod) protectable {
+	return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(pod.Status.Phase)}
+}
+
 // judge decides ConditionProtectable for a pod with no interruption under way. node is nil where the pod is not bound
 // or its node is gone, dumpable what the node's agent has seen of the pod, nil where it has not looked yet.
 func judge(pod *corev1.Pod, node *corev1.Node, dumpable *metav1.Condition) protectable {
 	switch {
 	case over(pod):
-		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(pod.Status.Phase)}
+		return ended(pod)
 	case leaving(pod):
 		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded,
 			"the pod was deleted with no interruption under way: it will not be replaced"}
@@ -77,7 +82,7 @@ func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, erro
 		return goOn, nil
 	}
 	s := &o.checkpoint.Status
-	if StageOf(s) != StageNone || evacuated(s) {
+	if StageOf(s) != StageNone || outgoing(s) {
 		return goOn, nil
 	}
 	if s.Ended() {

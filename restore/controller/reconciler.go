@@ -30,6 +30,8 @@ type Reconciler struct {
 	Now func() time.Time
 	// Instance names this process in events.
 	Instance string
+	// Meter is told what the loss of nodes has cost; nil: nobody is.
+	Meter *Meter
 }
 
 // observation is what one reconciliation looks at. Phases keep it current as they write.
@@ -71,6 +73,7 @@ type phase struct {
 
 func (r *Reconciler) phases() []phase {
 	return []phase{
+		{"lose", r.lose},
 		{"end", r.end},
 		{"follow", r.follow},
 		{"protect", r.protect},

@@ -30,9 +30,9 @@ const (
 
 // release removes the source pod of a durable final generation and records when it is gone, also where the generation has
 // been claimed by then. Its commit is the fence: the source is frozen and is never thawed, so even a forced removal cannot
-// make the job run twice.
+// make the job run twice. It also removes a pod that was lost with its node, by force, for nobody confirms its end.
 func (r *Reconciler) release(ctx context.Context, o *observation) (verdict, error) {
-	if !evacuated(&o.checkpoint.Status) {
+	if !outgoing(&o.checkpoint.Status) {
 		if StageOf(&o.checkpoint.Status) == StageFinal {
 			return done, nil // not the bearer's state: nothing to remove, nothing to replace
 		}
@@ -41,22 +41,28 @@ func (r *Reconciler) release(ctx context.Context, o *observation) (verdict, erro
 	if o.checkpoint.Status.Released() {
 		return goOn, nil
 	}
-	gen := o.checkpoint.Status.Generation
+	s := &o.checkpoint.Status
+	gone := s.Lost(s.Pod.UID)
+	if gone {
+		if left := s.Timeline.Lost.Add(stopWithin).Sub(r.Now()); left > 0 {
+			return lookAgain(left), nil
+		}
+	}
 	if o.pod == nil {
 		return r.released(ctx, o)
 	}
-	lost, err := r.nodeLost(ctx, gen.NodeName)
+	lost, err := r.nodeLost(ctx, s.Pod.NodeName)
 	if err != nil {
 		return done, err
 	}
-	begun, forced := removal(&o.checkpoint.Status)
+	begun, forced := removal(s)
 	switch {
-	case lost:
-		return r.remove(ctx, o, fmt.Sprintf("node %s is unreachable or gone", gen.NodeName))
+	case lost || gone:
+		return r.remove(ctx, o, fmt.Sprintf("node %s is unreachable or gone", s.Pod.NodeName))
 	case begun.IsZero():
 		return r.beginEviction(ctx, o)
 	case forced || r.Now().Sub(begun) >= forceAfter:
-		return r.remove(ctx, o, fmt.Sprintf("node %s did not confirm the eviction within %s", gen.NodeName, forceAfter))
+		return r.remove(ctx, o, fmt.Sprintf("node %s did not confirm the eviction within %s", s.Pod.NodeName, forceAfter))
 	}
 	if err := r.evict(ctx, o.pod); err != nil {
 		return done, err
@@ -141,7 +147,7 @@ func (r *Reconciler) disrupt(ctx context.Context, pod *corev1.Pod, phase corev1.
 func (r *Reconciler) remove(ctx context.Context, o *observation, why string) (verdict, error) {
 	err := r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
 		return r.setReleased(s, metav1.ConditionFalse, v1alpha1.ReasonForcedRemoval,
-			why+": removing the pod object; its frozen process never runs again")
+			why+": removing the pod object, whose process never runs again")
 	})
 	if err != nil {
 		return done, err
@@ -163,7 +169,7 @@ func (r *Reconciler) deletePod(ctx context.Context, pod *corev1.Pod, graceSecond
 
 // released records that the source is gone, after asking past the cache.
 func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, error) {
-	uid := o.checkpoint.Status.Generation.PodUID
+	uid := o.checkpoint.Status.Timeline.PodUID
 	source := types.NamespacedName{Namespace: o.Namespace, Name: o.checkpoint.Status.Pod.Name}
 	live, err := get(ctx, r.Live, source, &corev1.Pod{})
 	if err != nil {
@@ -183,9 +189,12 @@ func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, err
 		return true
 	})
 	if err == nil {
-		log.FromContext(ctx).Info("released", "generation", o.checkpoint.Status.Generation.Number, "pod_uid", uid)
-		o.tell(corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf(
-			"source pod %s is gone; generation %d goes on in another pod", uid, o.checkpoint.Status.Generation.Number))
+		next := "another one begins anew"
+		if gen := o.checkpoint.Status.Generation; StageOf(&o.checkpoint.Status) != StageLost {
+			next = fmt.Sprintf("generation %d goes on in another pod", gen.Number)
+		}
+		log.FromContext(ctx).Info("released", "pod_uid", uid, "next", next)
+		o.tell(corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf("source pod %s is gone; %s", uid, next))
 	}
 	return goOn, err
 }

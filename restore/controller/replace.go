@@ -18,6 +18,9 @@ const rejectedDelay = 5 * time.Second
 // replace creates the pod that restores a waiting generation of a bare pod, at most one: by the identity's name, and only
 // while no claim for the generation exists. The replacement of any other pod is its owner's.
 func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, error) {
+	if s := &o.checkpoint.Status; o.bare() && StageOf(s) == StageLost && s.Released() {
+		return done, r.beginAnew(ctx, o)
+	}
 	if !o.bare() || StageOf(&o.checkpoint.Status) != StageWaiting {
 		return goOn, nil
 	}
@@ -45,6 +48,36 @@ func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, erro
 	return done, nil
 }
 
+// beginAnew creates a bare pod from its template where its node is gone and nothing is to go on from. That pod is another job:
+// as soon as it is there, this Checkpoint makes way for its own.
+func (r *Reconciler) beginAnew(ctx context.Context, o *observation) error {
+	if err := r.refresh(ctx, o); err != nil {
+		return err
+	}
+	if o.checkpoint == nil || StageOf(&o.checkpoint.Status) != StageLost || o.pod != nil || o.other != nil {
+		return nil
+	}
+	pod, err := ReplacementOf(o.checkpoint, nil)
+	if err != nil {
+		return err
+	}
+	if err := r.Client.Create(ctx, pod); err != nil {
+		return r.refused(o, "to begin anew", err)
+	}
+	o.other = pod
+	o.tell(corev1.EventTypeNormal, EventReplaced, "Replace", fmt.Sprintf("created anew, for node %s is gone", o.checkpoint.Status.Pod.NodeName))
+	return nil
+}
+
+// refused tells of a replacement that the API server does not take.
+func (r *Reconciler) refused(o *observation, what string, err error) error {
+	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+		o.tell(corev1.EventTypeWarning, EventReplaceFailed, "Replace", fmt.Sprintf(
+			"the API server refuses the replacement %s, trying again: %s", what, err))
+	}
+	return fmt.Errorf("create replacement: %w", err)
+}
+
 func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen *v1alpha1.GenerationReference) (verdict, error) {
 	pod, err := ReplacementOf(o.checkpoint, gen)
 	if err != nil {
@@ -53,14 +86,8 @@ func (r *Reconciler) createReplacement(ctx context.Context, o *observation, gen 
 	if err := r.require(ctx, pod, gen); err != nil {
 		return done, err
 	}
-	err = r.Client.Create(ctx, pod)
-	switch {
-	case apierrors.IsForbidden(err) || apierrors.IsInvalid(err):
-		o.tell(corev1.EventTypeWarning, EventReplaceFailed, "Replace", fmt.Sprintf(
-			"the API server refuses the replacement for generation %d, trying again: %s", gen.Number, err))
-		return done, fmt.Errorf("create replacement: %w", err)
-	case err != nil:
-		return done, fmt.Errorf("create replacement: %w", err)
+	if err := r.Client.Create(ctx, pod); err != nil {
+		return done, r.refused(o, fmt.Sprintf("for generation %d", gen.Number), err)
 	}
 	o.other = pod
 	log.FromContext(ctx).Info("replaced", "generation", gen.Number, "pod_uid", pod.UID)

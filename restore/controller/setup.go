@@ -133,20 +133,28 @@ func (r *Reconciler) checkpointsOn(ctx context.Context, node client.Object) []re
 	return out
 }
 
-// nodeMatters lets through what phases look at: labels and readiness, not heartbeats.
+// nodeMatters lets through what phases look at: labels, readiness and whether a node is out of service, not heartbeats.
 func nodeMatters() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, ok := e.ObjectOld.(*corev1.Node)
 		after, ok2 := e.ObjectNew.(*corev1.Node)
-		return !ok || !ok2 || readiness(before) != readiness(after) || !equality.Semantic.DeepEqual(before.Labels, after.Labels)
+		return !ok || !ok2 || readiness(before) != readiness(after) || outOfService(before) != outOfService(after) ||
+			!equality.Semantic.DeepEqual(before.Labels, after.Labels)
 	}}
 }
 
 func readiness(node *corev1.Node) corev1.ConditionStatus {
-	for i := range node.Status.Conditions {
-		if node.Status.Conditions[i].Type == corev1.NodeReady {
-			return node.Status.Conditions[i].Status
-		}
+	if c := readyOf(node); c != nil {
+		return c.Status
 	}
 	return corev1.ConditionUnknown
+}
+
+func readyOf(node *corev1.Node) *corev1.NodeCondition {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == corev1.NodeReady {
+			return &node.Status.Conditions[i]
+		}
+	}
+	return nil
 }

@@ -9,7 +9,7 @@ import (
 // Stage is how far the newest interruption of a Checkpoint has come.
 type Stage string
 
-// The stages in their order. StageFailed leads nowhere: the pod was thawed, or died with its node.
+// The stages in their order. StageFailed and StageLost lead nowhere: the pod was thawed and may end, or begins anew.
 const (
 	// StageNone: no interruption is under way.
 	StageNone Stage = "None"
@@ -17,7 +17,10 @@ const (
 	StageEvacuating Stage = "Evacuating"
 	// StageFailed: the evacuation ended without a final generation.
 	StageFailed Stage = "Failed"
-	// StageFinal: the final generation is durable and may be claimed; its source has still to leave.
+	// StageLost: the node is gone for certain, and there is nothing to go on from.
+	StageLost Stage = "Lost"
+	// StageFinal: the final generation is durable and may be claimed, or a safety generation has been promoted; its source
+	// has still to leave.
 	StageFinal Stage = "Final"
 	// StageWaiting: the same, and the source is gone.
 	StageWaiting Stage = "Waiting"
@@ -32,8 +35,10 @@ func StageOf(s *v1alpha1.CheckpointStatus) Stage {
 		return StageNone
 	case s.WaitingGeneration() != nil:
 		return StageWaiting
-	case s.FinalGeneration() != nil:
+	case s.UnclaimedGeneration() != nil:
 		return StageFinal
+	case s.Pod != nil && s.Lost(s.Pod.UID) && !s.Promoted():
+		return StageLost
 	case claimIsNewest(s) && !claimSettled(s):
 		return StageClaimed
 	case !noticed(s) || claimIsNewest(s):
@@ -55,9 +60,12 @@ func claimIsNewest(s *v1alpha1.CheckpointStatus) bool {
 		s.Claim.Generation == s.Generation.Number && s.Timeline.PodUID == s.Generation.PodUID
 }
 
-// evacuated tells whether the bearer is the source of the newest interruption's final generation: frozen for good, to be
-// removed, whether somebody has claimed the generation by now or not.
-func evacuated(s *v1alpha1.CheckpointStatus) bool {
+// outgoing tells whether the bearer is to be removed: frozen for good as the source of the newest interruption's final
+// generation, whether somebody has claimed that by now or not, or gone with its node.
+func outgoing(s *v1alpha1.CheckpointStatus) bool {
+	if s.Pod != nil && s.Lost(s.Pod.UID) && !s.Ended() {
+		return true
+	}
 	gen := s.Generation
 	return gen != nil && gen.Final && s.IsTrue(v1alpha1.ConditionDurable) && s.IsTrue(v1alpha1.ConditionEvacuated) &&
 		s.Timeline != nil && s.Timeline.PodUID == gen.PodUID && bears(s, gen.PodUID) && !s.Ended()

@@ -39,7 +39,7 @@ func TemplateOf(pod *corev1.Pod) (*runtime.RawExtension, error) {
 }
 
 // ReplacementOf makes the pod that is to restore the generation: the template under the identity's name, with the
-// RuntimeClass that restores and the generation's name as an annotation.
+// RuntimeClass that restores and the generation's name as an annotation. Nil: one that begins anew.
 func ReplacementOf(ck *v1alpha1.Checkpoint, gen *v1alpha1.GenerationReference) (*corev1.Pod, error) {
 	if ck.Spec.Template == nil {
 		return nil, fmt.Errorf("checkpoint %s/%s has no spec.template", ck.Namespace, ck.Name)
@@ -51,7 +51,9 @@ func ReplacementOf(ck *v1alpha1.Checkpoint, gen *v1alpha1.GenerationReference) (
 	pod := &corev1.Pod{Spec: t.Spec}
 	pod.Namespace, pod.Name = ck.Namespace, ck.Spec.Identity.Name
 	pod.Labels, pod.Annotations, pod.OwnerReferences = t.Labels, t.Annotations, t.OwnerReferences
-	metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.AnnotationRestoreFrom, restoreFrom(ck.Name, gen))
+	if gen != nil {
+		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.AnnotationRestoreFrom, restoreFrom(ck.Name, gen))
+	}
 	class := v1alpha1.RuntimeClassName
 	pod.Spec.RuntimeClassName = &class
 	return pod, nil

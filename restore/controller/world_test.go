@@ -117,7 +117,9 @@ func (w *world) create(ctx context.Context, c client.WithWatch, o client.Object,
 			return err
 		}
 		if isPod {
-			require.NotNil(w.t, w.checkpoint().Status.WaitingGeneration(), "a replacement before release or after a claim")
+			status := &w.checkpoint().Status
+			anew := StageOf(status) == StageLost && status.Released() && pod.Annotations[v1alpha1.AnnotationRestoreFrom] == ""
+			require.True(w.t, anew || status.WaitingGeneration() != nil, "a replacement before release or after a claim")
 			w.created = append(w.created, pod.DeepCopy())
 		}
 		return nil

@@ -72,7 +72,8 @@ func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod t
 	case identity.Coming:
 		return rungWait
 	}
-	if g := status.Generation; g != nil && g.Final && g.PodUID == pod {
+	// Its state has left this node, by its final generation or, while nobody heard of the node, by a safety generation.
+	if g := status.Generation; g != nil && g.PodUID == pod || status.Lost(pod) {
 		return rungEvacuated
 	}
 	claim, restored := status.Claim, status.Condition(v1alpha1.ConditionRestored)

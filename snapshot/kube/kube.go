@@ -80,13 +80,14 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 		return snapshot.Target{}, nil
 	}
 	status := &checkpoint.Status
-	if status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status) {
+	superseded := status.Lost(pod.UID)
+	if !superseded && (status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status)) {
 		return snapshot.Target{}, nil
 	}
 	t := snapshot.Target{
 		Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
 		Checkpoint: checkpoint.Name, CheckpointUID: string(checkpoint.UID), Epoch: status.Epoch, Damaged: damaged(status),
-		Final: isFinal(status, pod.UID), Settings: settingsOf(pod), Obstacles: obstaclesOf(status),
+		Final: isFinal(status, pod.UID), Superseded: superseded, Settings: settingsOf(pod), Obstacles: obstaclesOf(status),
 		Unjudged: status.Protection == nil || status.Protection.PodUID != pod.UID,
 	}
 	t.Containers, t.Missing = containersOf(pod, containers)
@@ -171,8 +172,8 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		if old != nil && old.Number == g.Number && old.Epoch == g.Epoch && string(old.PodUID) == t.PodUID {
 			return nil
 		}
-		if string(c.UID) != t.CheckpointUID || c.Status.Pod == nil || string(c.Status.Pod.UID) != t.PodUID {
-			return fmt.Errorf("%w: checkpoint %s/%s is of another pod", snapshot.ErrUnprotected, t.Namespace, t.Checkpoint)
+		if err := mayWrite(c, t); err != nil {
+			return err
 		}
 		if l := c.Status.Timeline; l != nil && string(l.PodUID) == t.PodUID && m.Frozen.IsZero() {
 			// The commit is of an earlier life of the agent: what that recorded of its moments is better than nothing.
@@ -276,11 +277,39 @@ func readable(bytes int64) int64 {
 	return (bytes + unit - 1) / unit * unit
 }
 
+// Superseded implements snapshot.Succession.
+func (j *Journal) Superseded(ctx context.Context, t snapshot.Target) (bool, error) {
+	c, err := j.Checkpoints.Get(ctx, t.Namespace, t.Checkpoint)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil && superseded(c, t), err
+}
+
+// superseded tells whether the pod of t was given up with its node. Another pod that bears t's Checkpoint, and whose claim this
+// is, goes on in its place as well, whatever has become of it since.
+func superseded(c *v1alpha1.Checkpoint, t snapshot.Target) bool {
+	s := &c.Status
+	return string(c.UID) == t.CheckpointUID && (s.Lost(types.UID(t.PodUID)) || s.Epoch > t.Epoch)
+}
+
+// mayWrite says whether the agent of t may write on the Checkpoint. ErrSuperseded, also where another pod bears it by now, and
+// ErrUnprotected where it is of another pod for another reason.
+func mayWrite(c *v1alpha1.Checkpoint, t snapshot.Target) error {
+	if superseded(c, t) {
+		return fmt.Errorf("%w: checkpoint %s/%s", snapshot.ErrSuperseded, t.Namespace, t.Checkpoint)
+	}
+	if string(c.UID) != t.CheckpointUID || c.Status.Pod == nil || string(c.Status.Pod.UID) != t.PodUID {
+		return fmt.Errorf("%w: checkpoint %s/%s is of another pod", snapshot.ErrUnprotected, t.Namespace, t.Checkpoint)
+	}
+	return nil
+}
+
 // update changes the status of t's Checkpoint while that is of t's pod. ErrUnprotected: there is no such Checkpoint.
 func (j *Journal) update(ctx context.Context, t snapshot.Target, change func(*v1alpha1.Checkpoint)) error {
 	_, err := j.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
-		if string(c.UID) != t.CheckpointUID || c.Status.Pod == nil || string(c.Status.Pod.UID) != t.PodUID {
-			return fmt.Errorf("%w: checkpoint %s/%s is of another pod", snapshot.ErrUnprotected, t.Namespace, t.Checkpoint)
+		if err := mayWrite(c, t); err != nil {
+			return err
 		}
 		change(c)
 		return nil

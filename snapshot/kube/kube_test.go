@@ -123,7 +123,7 @@ func TestFinalIsWrittenOnceAndTaintsFirst(t *testing.T) {
 	}
 	require.NoError(t, j.Final(t.Context(), target, g, m))
 	status := server.Get("ns", "job").Status
-	require.NotNil(t, status.FinalGeneration())
+	require.NotNil(t, status.UnclaimedGeneration())
 	require.Equal(t, snapshot.Committed{Number: status.Generation.Number, Epoch: status.Generation.Epoch, StoredBytes: 10, RSSBytes: 20}, g)
 
 	// The answer was lost; by now others have gone on from what was written.
@@ -168,7 +168,7 @@ func TestSafetyAndVerdictLetNobodyRestore(t *testing.T) {
 	require.EqualValues(t, 4, status.Safety.Number)
 	require.False(t, status.Safety.Final)
 	require.Nil(t, status.Generation)
-	require.Nil(t, status.FinalGeneration())
+	require.Nil(t, status.UnclaimedGeneration())
 	require.Nil(t, status.Timeline)
 
 	v := snapshot.Verdict{Level: snapshot.AtRisk, Reason: snapshot.ReasonNeighbours, Message: "too many"}

@@ -11,7 +11,10 @@ import (
 	"github.com/rs/zerolog"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/retry"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -75,6 +78,34 @@ func (n Node) HasHandler(ctx context.Context) (bool, error) {
 	return slices.ContainsFunc(node.Status.RuntimeHandlers, func(h corev1.NodeRuntimeHandler) bool {
 		return h.Name == v1alpha1.RuntimeClassName
 	}), nil
+}
+
+// Follow watches the node's object until ctx ends, and tells whether it is to be doubted that the cluster counts on this node:
+// the object is gone, or its kubelet is not heard of, or it was declared to be out of service.
+func (n Node) Follow(ctx context.Context, tell func(doubted bool)) error {
+	informer := coreinformers.NewFilteredNodeInformer(n.Client, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.Name).String()
+	})
+	seen := func(o any) {
+		if node, ok := o.(*corev1.Node); ok {
+			tell(doubtful(node))
+		}
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }, DeleteFunc: func(any) { tell(true) },
+	})
+	if err != nil {
+		return fmt.Errorf("watch node %s: %w", n.Name, err)
+	}
+	informer.RunWithContext(ctx)
+	return nil
+}
+
+func doubtful(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }) ||
+		slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown
+		})
 }
 
 // update reads, changes and writes the node, anew on conflict, where change says that there is something to write.

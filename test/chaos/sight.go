@@ -48,8 +48,10 @@ func (s *sight) see(c *v1alpha1.Checkpoint) {
 		}
 		p.words[o.Type+"="+string(o.Status)+"/"+o.Reason] = true
 	}
-	p.final = p.final || c.Status.FinalGeneration() != nil
-	p.backward = p.backward || c.Status.Generation != nil && !c.Status.Generation.Final
+	if g := c.Status.UnclaimedGeneration(); g != nil {
+		p.final = p.final || g.Final
+	}
+	p.backward = p.backward || c.Status.Generation != nil && !c.Status.Generation.Final || c.Status.Claim != nil && c.Status.Claim.Fallback != nil
 	if line := describe(c); line != p.line {
 		p.line = line
 		s.history.note("checkpoint %s: %s", c.Name, line)
@@ -129,7 +131,7 @@ func stageOf(s *v1alpha1.CheckpointStatus) Stage {
 		return Claimed
 	case s.WaitingGeneration() != nil:
 		return Released
-	case s.FinalGeneration() != nil:
+	case s.UnclaimedGeneration() != nil:
 		return Durable
 	case s.Evacuating():
 		return Noticed

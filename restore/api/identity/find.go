@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -19,9 +20,9 @@ const (
 	Nothing Relation = iota
 	// Own says that the pod bears the Checkpoint, holds its claim, or its state is stored there.
 	Own
-	// Waiting says that the Checkpoint has a final generation that the pod may claim.
+	// Waiting says that the Checkpoint has a generation that the pod may claim.
 	Waiting
-	// Coming says that the Checkpoint's source is being evacuated, so there may soon be one.
+	// Coming says that the Checkpoint's source is being evacuated, or that its node does not answer, so there may soon be one.
 	Coming
 )
 
@@ -34,7 +35,10 @@ const deadlineSlack = 10 * time.Second
 //  1. its own, by UID;
 //  2. for a new pod: the one that its annotation names, where that has a generation waiting;
 //  3. the one of its key whose generation has waited for the longest;
-//  4. one of its key whose source is being evacuated, unless the pod's annotation says not to wait.
+//  4. one of its key whose source is being evacuated or is not heard of any more, unless the pod's annotation says not to
+//     wait.
+//
+// A pod that is to begin anew whatever is stored (annotation AnnotationRecover: never) continues none.
 //
 // taken has the names of Checkpoints that other new pods are meant for, as far as known: they come last in 3 and do not
 // count in 4. A pod that was given a Checkpoint of its own before there was anything to continue, and has not started yet,
@@ -44,7 +48,7 @@ func Find(pod *corev1.Pod, points []v1alpha1.Checkpoint, taken map[string]bool, 
 	if own != nil && !fresh {
 		return Own, own
 	}
-	if pod.Labels[v1alpha1.LabelProtect] == "true" && pod.DeletionTimestamp == nil {
+	if pod.Labels[v1alpha1.LabelProtect] == "true" && pod.DeletionTimestamp == nil && !settings.Never(pod.Annotations) {
 		if relation, point := continues(pod, points, taken, now); point != nil {
 			return relation, point
 		}
@@ -134,19 +138,27 @@ func continues(pod *corev1.Pod, points []v1alpha1.Checkpoint, taken map[string]b
 	return Nothing, nil
 }
 
-// Claimable tells whether the Checkpoint has a generation that the pod of that UID may claim as far as the Checkpoint goes:
-// final, its source another pod, nobody's yet. That the source is gone from the API is not asked for: it is frozen for good,
-// and a pod that bears its name proves that it is gone.
+// Claimable tells whether the Checkpoint has a generation that the pod of that UID may claim as far as the Checkpoint goes: its
+// source another pod, nobody's yet, and final or promoted. That the source of a final one is gone from the API is not asked
+// for: it is frozen for good, and a pod that bears its name proves that it is gone. That of a promoted one must be gone, so that
+// an agent which is still alive there has had time to stop it.
 func Claimable(c *v1alpha1.Checkpoint, pod types.UID) bool {
-	gen := c.Status.FinalGeneration()
-	return gen != nil && gen.PodUID != pod && c.DeletionTimestamp == nil && !c.Status.Ended()
+	gen := c.Status.UnclaimedGeneration()
+	return gen != nil && gen.PodUID != pod && (gen.Final || c.Status.Released()) && c.DeletionTimestamp == nil && !c.Status.Ended()
 }
 
-// coming tells whether another pod's evacuation may still give the Checkpoint a generation.
+// coming tells whether the Checkpoint of another pod may still be given a generation: by an evacuation, or because its node is
+// found to be gone.
 func coming(c *v1alpha1.Checkpoint, pod types.UID, now time.Time) bool {
-	if !c.Status.Evacuating() || c.Status.Pod.UID == pod || c.DeletionTimestamp != nil || c.Status.Ended() {
+	s := &c.Status
+	switch {
+	case s.Pod == nil || s.Pod.UID == pod || c.DeletionTimestamp != nil || s.Ended():
+		return false
+	case s.UnclaimedGeneration() != nil && s.Promoted(), s.Silent():
+		return true
+	case !s.Evacuating():
 		return false
 	}
-	deadline := c.Status.Timeline.Deadline
+	deadline := s.Timeline.Deadline
 	return deadline == nil || now.Before(deadline.Add(deadlineSlack))
 }

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
+	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -85,6 +86,8 @@ func OfPod(pod *corev1.Pod) []Obstacle {
 		add(true, v1alpha1.ReasonRuntimeClass, "runtimeClassName %s: only runc can be checkpointed; "+
 			"set runtimeClassName: %s", *class, v1alpha1.RuntimeClassName)
 	}
+	add(settings.Never(pod.Annotations), v1alpha1.ReasonRecoverNever, "annotation %s is never: nothing is stored, and the pod that "+
+		"follows this one begins anew; write latest, or final-only, or remove it", v1alpha1.AnnotationRecover)
 	if _, err := exclude.Parse(pod.Annotations[v1alpha1.AnnotationExclude]); err != nil {
 		add(true, v1alpha1.ReasonExclusionInvalid, "annotation %s: %s", v1alpha1.AnnotationExclude,
 			strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -5,7 +5,8 @@
 //	lifeboat.dev/max-freeze      how long a safety dump may hold the pod still: a duration
 //	lifeboat.dev/max-cpu         cores that its rounds may take: 0.5 or 500m
 //	lifeboat.dev/keep-pod-ip-alias  true: sockets bound to the pod's own address are restored, and it is kept as an alias
-//	lifeboat.dev/recover         what may be restored: latest, or final-only (then no safety dumps are taken)
+//	lifeboat.dev/recover         what may be restored: latest, final-only (then no safety dumps are taken), or never (then
+//	                             nothing is stored, and the pod that follows begins anew)
 //
 // A value that is none leaves the default in place: a slip of the pen leaves nobody unprotected, but it is told.
 package settings
@@ -31,8 +32,9 @@ type Settings struct {
 	MaxFreeze time.Duration
 	// MaxCPU is how many cores its rounds may take.
 	MaxCPU float64
-	// FinalOnly says that nobody may go back to a safety dump.
-	FinalOnly bool
+	// FinalOnly says that nobody may go back to a safety dump, Never that nobody may go on from any generation at all. Never
+	// comes with FinalOnly.
+	FinalOnly, Never bool
 	// KeepPodIPAlias says that the pod that continues it gets its addresses as aliases.
 	KeepPodIPAlias bool
 }
@@ -106,6 +108,18 @@ func Parse(annotations map[string]string) (Settings, []Fault) {
 	return s, faults
 }
 
+// Never tells whether a pod of these annotations never goes on from a generation, nor has any taken.
+func Never(annotations map[string]string) bool {
+	s, _ := Parse(annotations)
+	return s.Never
+}
+
+// FinalOnly tells whether a pod of these annotations never goes back to a safety generation.
+func FinalOnly(annotations map[string]string) bool {
+	s, _ := Parse(annotations)
+	return s.FinalOnly
+}
+
 // Text has a line for each fault.
 func Text(faults []Fault) string {
 	lines := make([]string, len(faults))
@@ -158,8 +172,10 @@ func recovery(s *Settings, value string) error {
 	case "latest":
 	case "final-only":
 		s.FinalOnly = true
+	case "never":
+		s.FinalOnly, s.Never = true, true
 	default:
-		return errors.New("not known; write latest or final-only")
+		return errors.New("not known; write latest, final-only or never")
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 			v1alpha1.AnnotationMaxCPU: "500m", v1alpha1.AnnotationRecover: "final-only",
 		}, Settings{RecoveryPoint: 2 * time.Minute, Interval: 10 * time.Second, MaxFreeze: 1500 * time.Millisecond, MaxCPU: 0.5, FinalOnly: true}, nil},
 		{"latest is the default", map[string]string{v1alpha1.AnnotationRecover: "latest", v1alpha1.AnnotationMaxCPU: "2"}, Settings{MaxCPU: 2}, nil},
+		{"never is final-only as well", map[string]string{v1alpha1.AnnotationRecover: "never"}, Settings{FinalOnly: true, Never: true}, nil},
 		{"no unit", map[string]string{v1alpha1.AnnotationInterval: "30", v1alpha1.AnnotationMaxFreeze: "1s"}, Settings{MaxFreeze: time.Second},
 			[]string{`annotation lifeboat.dev/interval, "30": not a duration; write a number and a unit, as in 90s, 5m or 1h30m`}},
 		{"empty", map[string]string{v1alpha1.AnnotationRecoveryPoint: ""}, Settings{},
@@ -41,7 +42,7 @@ func TestParse(t *testing.T) {
 		{"no cores", map[string]string{v1alpha1.AnnotationMaxCPU: "half"}, Settings{},
 			[]string{`annotation lifeboat.dev/max-cpu, "half": not a number of cores; write 0.5 or 500m`}},
 		{"unknown way to recover", map[string]string{v1alpha1.AnnotationRecover: "Latest"}, Settings{},
-			[]string{`annotation lifeboat.dev/recover, "Latest": not known; write latest or final-only`}},
+			[]string{`annotation lifeboat.dev/recover, "Latest": not known; write latest, final-only or never`}},
 		{"old address kept", map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "true"}, Settings{KeepPodIPAlias: true}, nil},
 		{"old address not kept", map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "false"}, Settings{}, nil},
 		{"old address perhaps kept", map[string]string{v1alpha1.AnnotationKeepPodIPAlias: "yes"}, Settings{},
@@ -53,6 +54,7 @@ func TestParse(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			got, faults := Parse(c.annotations)
 			require.Equal(t, c.want, got)
+			require.Equal(t, c.want.Never, Never(c.annotations))
 			var said []string
 			for _, f := range faults {
 				said = append(said, f.String())

@@ -5,6 +5,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // foundOnNode are the False reasons of ConditionDumpable.
@@ -23,7 +24,7 @@ var closedReasons = map[string][]string{
 	ConditionProtectable: slices.Concat([]string{
 		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
 		ReasonContainerEnded, ReasonContainerWaiting, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
-		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid,
+		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid, ReasonRecoverNever,
 	}, foundOnNode),
 	ConditionDumpable:      slices.Concat([]string{ReasonNothingFound}, foundOnNode),
 	ConditionSettingsValid: {ReasonSettingsTaken, ReasonSettingInvalid},
@@ -33,7 +34,7 @@ var closedReasons = map[string][]string{
 	}, foundOnNode),
 	ConditionEvacuated: {
 		ReasonEvacuating, ReasonFinalGeneration, ReasonDumpFailed, ReasonBucketFailed, ReasonDeadlinePassed,
-		ReasonThawed, ReasonNoInterruption,
+		ReasonThawed, ReasonNodeLost, ReasonNoInterruption,
 	},
 	ConditionDurable:  {ReasonCommitted, ReasonEvacuating, ReasonBucketFailed, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt},
 	ConditionReleased: {ReasonEvicting, ReasonForcedRemoval, ReasonSourceGone, ReasonNoInterruption},
@@ -69,14 +70,14 @@ func (s *CheckpointStatus) IsTrue(conditionType string) bool {
 	return meta.IsStatusConditionTrue(s.Conditions, conditionType)
 }
 
-// FinalGeneration returns the newest generation where it was the outcome of the newest interruption and nobody has
-// claimed it: final, durable, its source evacuated and left frozen. Nil otherwise.
-func (s *CheckpointStatus) FinalGeneration() *GenerationReference {
+// UnclaimedGeneration returns the newest generation where it was the outcome of the newest interruption and nobody has claimed
+// it: durable, and either final, its source evacuated and left frozen, or promoted. Nil otherwise.
+func (s *CheckpointStatus) UnclaimedGeneration() *GenerationReference {
 	gen := s.Generation
 	switch {
-	case gen == nil || !gen.Final || !s.IsTrue(ConditionDurable) || !s.IsTrue(ConditionEvacuated):
+	case gen == nil || !s.IsTrue(ConditionDurable) || s.Timeline == nil || s.Timeline.PodUID != gen.PodUID:
 		return nil
-	case s.Timeline == nil || s.Timeline.PodUID != gen.PodUID:
+	case !s.Promoted() && !(gen.Final && s.IsTrue(ConditionEvacuated)):
 		return nil
 	case s.Claim != nil && s.Claim.Generation >= gen.Number:
 		return nil
@@ -84,13 +85,32 @@ func (s *CheckpointStatus) FinalGeneration() *GenerationReference {
 	return gen
 }
 
-// WaitingGeneration returns FinalGeneration where its source pod is gone from the API, so that a replacement may bear its
+// WaitingGeneration returns UnclaimedGeneration where its source pod is gone from the API, so that a replacement may bear its
 // name.
 func (s *CheckpointStatus) WaitingGeneration() *GenerationReference {
-	if gen := s.FinalGeneration(); gen != nil && s.Released() {
+	if gen := s.UnclaimedGeneration(); gen != nil && s.Released() {
 		return gen
 	}
 	return nil
+}
+
+// Promoted tells whether status.generation is a safety generation that was put there because its source's node was gone for
+// certain.
+func (s *CheckpointStatus) Promoted() bool {
+	gen := s.Generation
+	return gen != nil && !gen.Final && s.Lost(gen.PodUID)
+}
+
+// Lost tells whether the newest interruption is that of the pod, whose node was found to be gone for certain: what may still
+// run of it there has no say any more.
+func (s *CheckpointStatus) Lost(pod types.UID) bool {
+	return s.Timeline != nil && s.Timeline.Lost != nil && s.Timeline.PodUID == pod
+}
+
+// Silent tells whether the node of the pod that bears the identity does not answer, while nobody knows whether it is gone, and
+// the pod could go on from a safety generation if it were.
+func (s *CheckpointStatus) Silent() bool {
+	return s.Silence != nil && s.Silence.Recoverable && s.Pod != nil && s.Silence.PodUID == s.Pod.UID
 }
 
 // Released tells whether the source of the newest interruption is gone from the API. The condition alone may still speak of

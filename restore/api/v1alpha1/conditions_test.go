@@ -58,7 +58,7 @@ func TestWaitingGeneration(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := ready(tc.change)
-			require.Equal(t, tc.final, s.FinalGeneration() != nil)
+			require.Equal(t, tc.final, s.UnclaimedGeneration() != nil)
 			require.Equal(t, tc.waiting, s.WaitingGeneration() != nil)
 		})
 	}

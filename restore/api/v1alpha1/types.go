@@ -26,6 +26,7 @@ import (
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.pod.nodeName`
 // +kubebuilder:printcolumn:name="Gen",type=integer,JSONPath=`.status.generation.number`,description="newest durable generation"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.status.generation.time`,description="age of the recovery point"
+// +kubebuilder:printcolumn:name="Safety",type=date,JSONPath=`.status.safety.time`,description="age of the newest safety generation: what the loss of the node would cost"
 // +kubebuilder:printcolumn:name="Dirty",type=string,JSONPath=`.status.protection.dirty`,description="what a notice would find unsent"
 // +kubebuilder:printcolumn:name="Window",type=string,JSONPath=`.status.protection.window`,description="time from a notice until all would be durable"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].status`
@@ -116,6 +117,7 @@ const (
 // CheckpointStatus is what is known of the pod and its generations.
 //
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.generation) || (has(self.generation) && self.generation.number >= oldSelf.generation.number)",message="the generation number never decreases"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.generation) || oldSelf.generation.final || !has(self.generation) || self.generation.podUID != oldSelf.generation.podUID || (self.generation.number == oldSelf.generation.number && !self.generation.final)",message="the pod was given up with its node and goes on from its safety generation: another generation of it comes too late"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.claim) || (has(self.claim) && self.claim.generation >= oldSelf.claim.generation)",message="a claim is never taken back: it stays until a newer generation is claimed"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.claim) || !has(self.claim) || self.claim.generation != oldSelf.claim.generation || (self.claim.podUID == oldSelf.claim.podUID && self.claim.nodeName == oldSelf.claim.nodeName && self.claim.epoch == oldSelf.claim.epoch)",message="this generation is claimed by another pod: a generation is restored at most once"
 type CheckpointStatus struct {
@@ -128,11 +130,15 @@ type CheckpointStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:XValidation:rule="self >= oldSelf",message="the epoch never decreases"
 	Epoch int64 `json:"epoch"`
-	// Generation is the newest durable generation. Written by the agent of the source node.
+	// Generation is the newest durable generation that may be restored. Written by the agent of the source node; where that
+	// node is gone, the controller writes a copy of Safety here (Promoted).
 	Generation *GenerationReference `json:"generation,omitempty"`
-	// Safety is the newest safety generation: durable, its source ran on. Nobody restores it so far. Written by the agent
-	// of the source node.
+	// Safety is the newest safety generation: durable, its source ran on. Nobody restores it before it is promoted. Written by
+	// the agent of the source node.
 	Safety *GenerationReference `json:"safety,omitempty"`
+	// Silence is there while the node of the pod does not answer, and nobody knows whether it is gone. Written by the
+	// controller.
+	Silence *Silence `json:"silence,omitempty"`
 	// Protection is what a notice would find. Written by the agent of the source node, when it changes materially.
 	Protection *Protection `json:"protection,omitempty"`
 	// Claim is the newest claim. Written by the agent that claims: the one optimistic update that decides who restores.
@@ -165,7 +171,8 @@ type GenerationReference struct {
 	PodUID types.UID `json:"podUID"`
 	// NodeName is the node it was taken on.
 	NodeName string `json:"nodeName"`
-	// Final says that its source was left frozen and never ran again.
+	// Final says that its source was left frozen and never ran again. In status.generation it is false for a promoted safety
+	// generation alone.
 	Final bool `json:"final"`
 	// Containers are the names of the containers whose state it holds, native sidecars included, in ascending order. Empty:
 	// the one container of the pod, written by an agent that knew of no others.
@@ -188,6 +195,20 @@ type GenerationReference struct {
 	Requirements map[string]string `json:"requirements,omitempty"`
 	// Time is when it became durable.
 	Time metav1.MicroTime `json:"time"`
+}
+
+// Silence says that the node of a pod that was there and had not ended was found silent.
+type Silence struct {
+	// PodUID is the pod, NodeName its node.
+	PodUID   types.UID `json:"podUID"`
+	NodeName string    `json:"nodeName"`
+	// Since is when the control plane called the node unreachable. As long as its condition Ready bears the same time, no
+	// kubelet has answered in between.
+	Since metav1.Time `json:"since"`
+	// Alive is the node's last sign of life.
+	Alive metav1.MicroTime `json:"alive"`
+	// Recoverable says that the pod has a safety generation and that its owner lets it go back to that.
+	Recoverable bool `json:"recoverable,omitempty"`
 }
 
 // Protection is the verdict on a pod with its figures. The condition Current has reason and message.
@@ -227,7 +248,8 @@ type Fallback struct {
 	Reason string `json:"reason"`
 }
 
-// Timeline holds the moments of one interruption, nil where not reached. A new notice starts a new one.
+// Timeline holds the moments of one interruption, nil where not reached. A new notice starts a new one, and so does the loss
+// of a node without one.
 type Timeline struct {
 	// PodUID is the pod that was interrupted.
 	PodUID   types.UID         `json:"podUID"`
@@ -240,6 +262,10 @@ type Timeline struct {
 	Claimed  *metav1.MicroTime `json:"claimed,omitempty"`
 	Fetched  *metav1.MicroTime `json:"fetched,omitempty"`
 	Resumed  *metav1.MicroTime `json:"resumed,omitempty"`
+	// Lost is when the node was found to be gone for certain, without a final generation of the pod. Alive is its last sign of
+	// life before.
+	Lost  *metav1.MicroTime `json:"lost,omitempty"`
+	Alive *metav1.MicroTime `json:"alive,omitempty"`
 }
 
 // Levels of Protection: a notice is answered in time; it may not be, and then the work since the newest safety generation is
@@ -266,7 +292,8 @@ const (
 	// message begins with AtRisk or Unprotected). Owner: source agent.
 	ConditionCurrent = "Current"
 	// ConditionEvacuated: the node is going and the pod has been dumped for good; False with a reason where that
-	// failed and the pod was thawed. Unknown while it is under way. Owner: source agent.
+	// failed and the pod was thawed, or where the node was gone before. Unknown while it is under way. Owner: source agent;
+	// the controller says NodeLost, after which the agent may say no more.
 	ConditionEvacuated = "Evacuated"
 	// ConditionDurable: status.generation was committed and read back. Owner: source agent.
 	ConditionDurable = "Durable"
@@ -302,6 +329,7 @@ const (
 	ReasonNameTaken        = "NameTaken"
 	ReasonPodLost          = "PodLost"
 	ReasonExclusionInvalid = "ExclusionInvalid"
+	ReasonRecoverNever     = "RecoverNever"
 )
 
 // Reasons of ConditionDumpable, which ConditionProtectable and ConditionCurrent take over. Only the pod's running tasks and
@@ -349,6 +377,7 @@ const (
 	ReasonBucketFailed     = "BucketUnavailable"
 	ReasonDeadlinePassed   = "DeadlinePassed"
 	ReasonThawed           = "ThawedAfterRestart"
+	ReasonNodeLost         = "NodeLost"
 	ReasonNoInterruption   = "NoInterruption"
 	ReasonCommitted        = "Committed"
 	ReasonEvicting         = "Evicting"

@@ -138,7 +138,7 @@ func (h *Handler) place(ctx context.Context, pod *corev1.Pod, namespace string) 
 	if err != nil || checkpoint == nil {
 		return err
 	}
-	if gen := checkpoint.Status.FinalGeneration(); gen != nil {
+	if gen := checkpoint.Status.UnclaimedGeneration(); gen != nil {
 		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.AnnotationRestoreFrom, identity.RestoreFrom(checkpoint.Name, gen))
 	}
 	requirements := requirementsOf(&checkpoint.Status)
@@ -156,7 +156,7 @@ func (h *Handler) place(ctx context.Context, pod *corev1.Pod, namespace string) 
 // requirementsOf are those of the generation that waits, or of the one that is coming as far as its source is known to be
 // like its safety generation's.
 func requirementsOf(s *v1alpha1.CheckpointStatus) map[string]string {
-	if gen := s.FinalGeneration(); gen != nil {
+	if gen := s.UnclaimedGeneration(); gen != nil {
 		return gen.Requirements
 	}
 	if s.Safety != nil && s.Pod != nil && s.Safety.PodUID == s.Pod.UID {

@@ -1,0 +1,120 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// Doubt tells that the API says that this node is gone, or is not heard of; false: no more. While there is doubt, targets are
+// looked at every lookAgain, for another pod may be put in the place of one that runs here. It does not block.
+func (e *Evacuator) Doubt(doubted bool) {
+	e.mu.Lock()
+	e.doubted = doubted
+	e.mu.Unlock()
+	e.wakeUp()
+}
+
+func (e *Evacuator) inDoubt() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.doubted
+}
+
+// retireSuperseded stops what may not run here any more: targets whose Checkpoint says so, and among those that are copied and
+// whose pods are gone from the API. It returns targets, and those of the latter of which it could not find out.
+func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]Target, error) {
+	var gone []Target
+	var faults []error
+	for _, t := range targets {
+		if t.Superseded {
+			gone = append(gone, t)
+		}
+	}
+	if e.options.Succession != nil {
+		for _, t := range e.missing(targets) {
+			superseded, err := e.options.Succession.Superseded(ctx, t)
+			switch {
+			case err != nil:
+				faults = append(faults, err)
+				targets = append(targets, t)
+			case superseded:
+				t.Superseded = true
+				gone = append(gone, t)
+			}
+		}
+	}
+	for _, t := range gone {
+		e.retire(ctx, t)
+	}
+	return targets, errors.Join(faults...)
+}
+
+// missing are the targets that are copied and are not among targets.
+func (e *Evacuator) missing(targets []Target) []Target {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []Target
+	for pod, s := range e.sessions {
+		if !slices.ContainsFunc(targets, func(t Target) bool { return t.PodUID == pod }) {
+			out = append(out, s.current())
+		}
+	}
+	return out
+}
+
+// retire freezes t for good, in the background: another pod goes on in its place. As an evacuated source, it is killed when the
+// kubelet stops it; one that was killed before that, the kubelet would start again. Nothing that it has stored since is
+// committed.
+func (e *Evacuator) retire(ctx context.Context, t Target) {
+	if !e.beginToRetire(keyOf(t)) {
+		return
+	}
+	s := e.session(t) // now, for whoever has its turn must have left it before
+	ctx = context.WithoutCancel(ctx)
+	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Logger()
+	e.ending.Go(func() {
+		if err := e.freezeSuperseded(ctx, s); err != nil {
+			log.Error().Err(err).Msg("pod that goes on elsewhere not stopped, trying again")
+			e.mu.Lock()
+			delete(e.retired, keyOf(t))
+			e.mu.Unlock()
+			return
+		}
+		log.Warn().Msg("frozen for good: the pod was given up with this node and goes on elsewhere")
+		e.end(ctx, t)
+	})
+}
+
+func (e *Evacuator) freezeSuperseded(ctx context.Context, s *session) error {
+	if err := s.takeOver(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	e.drop(s)
+	return e.freezeForGood(ctx, s.current())
+}
+
+// freezeForGood has signals held back, so that none of t's code runs any more, and freezes what there is of it.
+func (e *Evacuator) freezeForGood(ctx context.Context, t Target) error {
+	if err := e.holdForGood(t); err != nil {
+		return err
+	}
+	return each(t, func(c Container) error {
+		if err := e.options.Runtime.Pause(ctx, c.ID); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+		return nil
+	})
+}
+
+// beginToRetire says no where that was done by this life of the agent, or is under way.
+func (e *Evacuator) beginToRetire(key sessionKey) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.retired[key] {
+		return false
+	}
+	e.retired[key] = true
+	return true
+}
