@@ -26,15 +26,18 @@ type Times struct {
 	// Absent bounds the wait for an agent that nobody has heard of yet. A pod that runs anew on a node that has just started
 	// may be one whose state goes on elsewhere, and one that the webhook has not seen may be a replacement: only an agent knows.
 	Absent time.Duration
-	// Result bounds the report of how a restore ended.
-	Result time.Duration
+	// Result bounds the report of how a restore ended, Await the answer for a sandbox.
+	Result, Await time.Duration
 	// Pause lies between two tries to reach the agent.
 	Pause time.Duration
 }
 
 // hostTimes fit the two minutes that the kubelet gives CreateContainer (runtimeRequestTimeout); the fetch gets most of
-// them.
-var hostTimes = Times{Create: 115 * time.Second, Ask: 100 * time.Second, Absent: 30 * time.Second, Result: 3 * time.Second, Pause: 200 * time.Millisecond}
+// them. A sandbox may take twice as long.
+var hostTimes = Times{
+	Create: 115 * time.Second, Ask: 100 * time.Second, Absent: 30 * time.Second, Result: 3 * time.Second, Await: time.Minute,
+	Pause: 200 * time.Millisecond,
+}
 
 // Options are the wrapper's surroundings. HostOptions gives those of a node.
 type Options struct {
@@ -133,6 +136,9 @@ func (o Options) create(ctx context.Context, call Invocation, flags Flags, id st
 		return fmt.Errorf("find the bundle of %s: %w", id, err)
 	}
 	config, err := readBundle(bundle)
+	if err == nil && config.Annotations[annotationContainerType] == containerTypeSandbox {
+		return o.createSandbox(ctx, config)
+	}
 	if err != nil || config.Annotations[annotationContainerType] != containerTypeContainer {
 		return errPassThrough
 	}
