@@ -444,7 +444,7 @@ func (w *world) checkEnd() {
 	}
 	w.checkLost(alive)
 	for _, p := range w.api.checkpoints() {
-		if g := p.Status.FinalGeneration(); g != nil {
+		if g := p.Status.UnclaimedGeneration(); g != nil {
 			w.checkWhole(p, w.finals[finalKey(p, g.Number, g.Epoch)])
 		}
 	}
