@@ -318,19 +318,20 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 // untold is what is to be said of a failed evacuation.
 type untold struct{ reason, message string }
 
-// tellFailed says on the Checkpoint that the evacuation of t has failed. Where that cannot be written, later rounds try again.
+// tellFailed says on the Checkpoint that the evacuation of t has failed. Where that cannot be written, later rounds try again;
+// where it is somebody else's affair by now, t is frozen for good.
 func (e *Evacuator) tellFailed(ctx context.Context, t Target, u untold) error {
 	err := e.options.Journal.Failed(ctx, t, u.reason, u.message)
 	superseded := errors.Is(err, ErrSuperseded)
-	if superseded {
-		err = errors.Join(err, e.freezeForGood(ctx, t))
-	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if err != nil && !superseded && e.failed[t.PodUID] {
 		e.untold[t.PodUID] = u
 	} else {
 		delete(e.untold, t.PodUID)
+	}
+	e.mu.Unlock()
+	if superseded {
+		return errors.Join(err, e.freezeForGood(ctx, t))
 	}
 	return err
 }

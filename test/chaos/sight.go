@@ -48,9 +48,10 @@ func (s *sight) see(c *v1alpha1.Checkpoint) {
 		}
 		p.words[o.Type+"="+string(o.Status)+"/"+o.Reason] = true
 	}
-	unclaimed := c.Status.UnclaimedGeneration()
-	p.final = p.final || unclaimed != nil && unclaimed.Final
-	p.backward = p.backward || c.Status.Generation != nil && !c.Status.Generation.Final
+	if g := c.Status.UnclaimedGeneration(); g != nil {
+		p.final = p.final || g.Final
+	}
+	p.backward = p.backward || c.Status.Generation != nil && !c.Status.Generation.Final || c.Status.Claim != nil && c.Status.Claim.Fallback != nil
 	if line := describe(c); line != p.line {
 		p.line = line
 		s.history.note("checkpoint %s: %s", c.Name, line)
