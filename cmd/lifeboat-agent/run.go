@@ -132,12 +132,14 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 			status, err := runc.Status(ctx, id)
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
 		},
+		Thaw:   thaw(c, runc),
+		Kill:   kill(runc),
 		OnHost: runc.OnHost,
 		Offer:  offer,
 		Images: newImages(c).of,
 		Log:    log.With().Str("part", "restore").Logger(),
 	})
-	a.publisher = &publisher{node: own, offer: offer, config: c, log: log}
+	a.publisher = &publisher{node: own, offer: offer, config: c, log: log, again: make(chan struct{}, 1)}
 	a.watcher = watcher.New(&sink{agent: a, log: log.With().Str("part", "watcher").Logger()},
 		aws.New(c.awsMetadataEndpoint, c.pollInterval))
 	return a, nil
@@ -178,7 +180,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.evacuator.Run(ctx) })
 	group.Go(func() error { return a.lookout.Run(ctx) })
 	group.Go(func() error { return a.tainter.Run(ctx) })
-	group.Go(func() error { return a.own.Follow(ctx, a.evacuator.Doubt) })
+	group.Go(func() error { return a.own.Follow(ctx, a.evacuator.Doubt, a.publisher.renewed) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
 	group.Go(func() error { return a.preparer.Prefetch(ctx) })
@@ -189,21 +191,19 @@ func (a *agent) run(ctx context.Context) error {
 	return errors.Join(group.Wait(), a.dumps.clear())
 }
 
-// sweep removes what earlier lives left, until there is nothing more: the API server may be away at first, and CRIU may be
-// at work on something.
+// sweepEvery is how often restores are looked after that nobody reports on.
+const sweepEvery = 5 * time.Second
+
+// sweep looks after restores: what lifeboat-runtime could not report while this agent was away, what pods that are gone have left.
 func (a *agent) sweep(ctx context.Context) error {
 	for {
-		done, err := a.preparer.Sweep(ctx)
-		if done || ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			a.log.Warn().Err(err).Msg("left-overs of restores not swept yet")
+		if err := a.preparer.Sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn().Err(err).Msg("restores not looked after")
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(publishAtMost):
+		case <-time.After(sweepEvery):
 		}
 	}
 }
