@@ -26,7 +26,7 @@ func (k *Kube) WatchCheckpoints(ctx context.Context, namespace string, see func(
 }
 
 func (k *Kube) watchCheckpoints(ctx context.Context, namespace string, see func(*v1alpha1.Checkpoint)) error {
-	these := k.dynamic.Resource(checkpoints).Namespace(namespace)
+	these := k.dynamic.Resource(Checkpoints).Namespace(namespace)
 	list, err := these.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
