@@ -115,7 +115,7 @@ func (a *agentClient) prepare(ctx context.Context, request handover.PrepareReque
 	}
 	switch {
 	case reply.Action == handover.ActionCreate:
-	case reply.Action != handover.ActionRestore:
+	case reply.Action != handover.ActionRestore && reply.Action != handover.ActionRestoreHeld:
 		return reply, fmt.Errorf("the lifeboat agent answered %q: agent and wrapper are of different versions", reply.Action)
 	case reply.ImagePath == "" || reply.WorkPath == "":
 		return reply, errors.New("the lifeboat agent's answer lacks imagePath or workPath")

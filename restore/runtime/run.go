@@ -45,8 +45,8 @@ type Options struct {
 	Runtime string
 	// ToolDir is put before PATH for a restore: CRIU lies there.
 	ToolDir string
-	// Socket, RestoredDir and HoldDir are those of package handover.
-	Socket, RestoredDir, HoldDir string
+	// Socket, RestoredDir, HoldDir and HeldDir are those of package handover.
+	Socket, RestoredDir, HoldDir, HeldDir string
 	// Times are the waits; all have to be set.
 	Times Times
 	// Exec replaces this process, as syscall.Exec does.
@@ -82,6 +82,7 @@ func HostOptions() (Options, error) {
 		Socket:      handover.Socket,
 		RestoredDir: handover.RestoredDir,
 		HoldDir:     handover.HoldDir,
+		HeldDir:     handover.HeldDir,
 		Times:       hostTimes,
 		Exec:        syscall.Exec,
 		Stderr:      os.Stderr,
@@ -149,7 +150,7 @@ func (o Options) create(ctx context.Context, call Invocation, flags Flags, id st
 
 	agent := newAgentClient(o.Socket, o.Times.Pause)
 	question := question{agent: agent, request: config.prepareRequest(id, bundle), until: time.Now().Add(o.Times.Absent)}
-	question.insist = question.request.RestoreFrom != ""
+	question.insist = question.request.RestoreFrom != "" || o.holdsAny(question.request.PodUID)
 	var failure error
 	for range maxRounds {
 		reply, err := question.ask(asking)
