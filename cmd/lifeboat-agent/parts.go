@@ -66,27 +66,37 @@ type publisher struct {
 	offer  placement.Offer
 	config *config
 	log    zerolog.Logger
+	// again wakes Run when what was published is gone.
+	again chan struct{}
 }
 
-// Run tries until the node is published or ctx ends.
+// Run publishes the node, and does so again when its object is a new one, until ctx ends.
 func (p *publisher) Run(ctx context.Context) error {
 	wait := publishEvery
 	for {
-		err := p.publish(ctx)
-		if err == nil {
+		var after <-chan time.Time
+		if err := p.publish(ctx); err == nil {
 			p.log.Info().Msg("node published: it can restore")
-			return nil
+			wait = publishEvery
+		} else if ctx.Err() == nil {
+			p.log.Warn().Err(err).Msg("node not published yet")
+			after = time.After(wait)
+			wait = min(2*wait, publishAtMost)
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		p.log.Warn().Err(err).Msg("node not published yet")
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
-			wait = min(2*wait, publishAtMost)
+		case <-p.again:
+		case <-after:
 		}
+	}
+}
+
+// renewed tells that the node's object is a new one.
+func (p *publisher) renewed() {
+	select {
+	case p.again <- struct{}{}:
+	default:
 	}
 }
 

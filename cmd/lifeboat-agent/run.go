@@ -139,7 +139,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 		Images: newImages(c).of,
 		Log:    log.With().Str("part", "restore").Logger(),
 	})
-	a.publisher = &publisher{node: own, offer: offer, config: c, log: log}
+	a.publisher = &publisher{node: own, offer: offer, config: c, log: log, again: make(chan struct{}, 1)}
 	a.watcher = watcher.New(&sink{agent: a, log: log.With().Str("part", "watcher").Logger()},
 		aws.New(c.awsMetadataEndpoint, c.pollInterval))
 	return a, nil
@@ -180,7 +180,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.evacuator.Run(ctx) })
 	group.Go(func() error { return a.lookout.Run(ctx) })
 	group.Go(func() error { return a.tainter.Run(ctx) })
-	group.Go(func() error { return a.own.Follow(ctx, a.evacuator.Doubt) })
+	group.Go(func() error { return a.own.Follow(ctx, a.evacuator.Doubt, a.publisher.renewed) })
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.preparer.Serve(ctx, socket) })
 	group.Go(func() error { return a.preparer.Prefetch(ctx) })

@@ -16,7 +16,9 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -65,7 +67,9 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	log.SetLogger(logr.Discard())
 	w := &world{t: t, point: subject.Name, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), fault: func(bool) error { return nil }}
-	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).
+	// The tracker that is the default keeps managed fields, which takes most of the time of these tests.
+	tracker := clienttesting.NewObjectTracker(scheme, serializer.NewCodecFactory(scheme).UniversalDecoder())
+	w.raw = fake.NewClientBuilder().WithScheme(scheme).WithObjectTracker(tracker).WithStatusSubresource(&v1alpha1.Checkpoint{}, &corev1.Pod{}, &corev1.Node{}).
 		WithIndex(&v1alpha1.Checkpoint{}, indexPods, podsOf).
 		WithIndex(&v1alpha1.Checkpoint{}, indexIdentity, indexes[indexIdentity]).Build()
 	w.api = interceptor.NewClient(w.raw, interceptor.Funcs{

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -81,15 +82,23 @@ func (n Node) HasHandler(ctx context.Context) (bool, error) {
 }
 
 // Follow watches the node's object until ctx ends, and tells whether it is to be doubted that the cluster counts on this node:
-// the object is gone, or its kubelet is not heard of, or it was declared to be out of service.
-func (n Node) Follow(ctx context.Context, tell func(doubted bool)) error {
+// the object is gone, or its kubelet is not heard of, or it was declared to be out of service. renewed is called when another
+// object has taken its place, which has none of the labels that were published. Both return at once.
+func (n Node) Follow(ctx context.Context, tell func(doubted bool), renewed func()) error {
 	informer := coreinformers.NewFilteredNodeInformer(n.Client, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.Name).String()
 	})
+	var known types.UID // an informer calls one handler at a time
 	seen := func(o any) {
-		if node, ok := o.(*corev1.Node); ok {
-			tell(doubtful(node))
+		node, ok := o.(*corev1.Node)
+		if !ok {
+			return
 		}
+		if known != "" && known != node.UID {
+			renewed()
+		}
+		known = node.UID
+		tell(doubtful(node))
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }, DeleteFunc: func(any) { tell(true) },

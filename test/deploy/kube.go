@@ -145,12 +145,16 @@ func (k *Kube) ListCheckpoints(ctx context.Context, namespace string) ([]v1alpha
 	return out, nil
 }
 
-// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name.
+// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name, and
+// that of the bare pod of that name.
 func (k *Kube) CheckpointsOf(ctx context.Context, namespace, owner string) ([]v1alpha1.Checkpoint, error) {
 	all, err := k.ListCheckpoints(ctx, namespace)
 	return slices.DeleteFunc(all, func(c v1alpha1.Checkpoint) bool {
 		o := c.Spec.Identity.Owner
-		return o == nil || o.Name != owner && (o.Kind != "ReplicaSet" || !strings.HasPrefix(o.Name, owner+"-"))
+		if o == nil {
+			return c.Spec.Identity.Name != owner
+		}
+		return o.Name != owner && (o.Kind != "ReplicaSet" || !strings.HasPrefix(o.Name, owner+"-"))
 	}), err
 }
 

@@ -25,6 +25,8 @@ type workload struct {
 	name   string
 	leases *lease.Server
 	server string
+	// annotations are those of its pods.
+	annotations map[string]string
 }
 
 // newWorkload serves leases outside of the cluster. When the test ends, it removes what the owner has left.
@@ -49,7 +51,7 @@ func (l *workload) template(restart corev1.RestartPolicy, args ...string) corev1
 	pod := counterPod(l.name, "a", l.w.image, append([]string{"-lease", l.server}, args...)...)
 	pod.Spec.RestartPolicy = restart
 	pod.Spec.RuntimeClassName = ptr.To(v1alpha1.RuntimeClassName)
-	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l.labels()}, Spec: pod.Spec}
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l.labels(), Annotations: l.annotations}, Spec: pod.Spec}
 }
 
 func (l *workload) labels() map[string]string {
