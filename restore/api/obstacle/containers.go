@@ -83,3 +83,38 @@ func stuck(reason string) bool {
 func forGood(policy corev1.RestartPolicy, code int32) bool {
 	return policy == corev1.RestartPolicyNever || policy == corev1.RestartPolicyOnFailure && code == 0
 }
+
+// ofOrder lists what makes the kubelet wait for one container before it creates the next. Restored containers of a pod stand
+// still until the last of them is restored, so that would never come.
+func ofOrder(spec *corev1.PodSpec) []Obstacle {
+	all := Containers(spec)
+	if len(all) < 2 {
+		return nil
+	}
+	var why []string
+	for _, c := range all[:len(all)-1] {
+		if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+			why = append(why, fmt.Sprintf("the postStart hook of container %s", c.Name))
+		}
+	}
+	sidecar := ""
+	for i := range spec.InitContainers {
+		c := &spec.InitContainers[i]
+		switch always := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways; {
+		case !always && sidecar != "":
+			why = append(why, fmt.Sprintf("init container %s, which comes after sidecar %s", c.Name, sidecar))
+		case always:
+			sidecar = c.Name
+			// To a TCP connection the kernel answers, whoever listens.
+			if p := c.StartupProbe; p != nil && p.TCPSocket == nil {
+				why = append(why, fmt.Sprintf("the startup probe of sidecar %s", c.Name))
+			}
+		}
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return []Obstacle{{Reason: v1alpha1.ReasonStartOrder, Message: fmt.Sprintf("%s: containers of a pod are restored one after another, and none runs "+
+		"before all are, so nobody answers; use a readiness probe or one of kind tcpSocket, put init containers first, and have "+
+		"the program do what the hook does", strings.Join(why, ", "))}}
+}

@@ -92,7 +92,7 @@ func OfPod(pod *corev1.Pod) []Obstacle {
 		add(true, v1alpha1.ReasonExclusionInvalid, "annotation %s: %s", v1alpha1.AnnotationExclude,
 			strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	return append(out, ofStatus(pod)...)
+	return slices.Concat(out, ofOrder(spec), ofStatus(pod))
 }
 
 func hostPathVolumes(spec *corev1.PodSpec) []string {

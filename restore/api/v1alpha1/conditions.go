@@ -23,7 +23,7 @@ func FoundOnNode(reason string) bool { return slices.Contains(foundOnNode, reaso
 var closedReasons = map[string][]string{
 	ConditionProtectable: slices.Concat([]string{
 		ReasonProtected, ReasonHostPID, ReasonHostIPC, ReasonHostNetwork, ReasonSharedPID, ReasonHostPathVolume,
-		ReasonContainerEnded, ReasonContainerWaiting, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
+		ReasonContainerEnded, ReasonStartOrder, ReasonContainerWaiting, ReasonNodeBound, ReasonDevices, ReasonRuntimeClass, ReasonPodEnded,
 		ReasonNodeNotReady, ReasonNotScheduled, ReasonNameTaken, ReasonPodLost, ReasonExclusionInvalid, ReasonRecoverNever,
 	}, foundOnNode),
 	ConditionDumpable:      slices.Concat([]string{ReasonNothingFound}, foundOnNode),

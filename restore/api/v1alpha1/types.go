@@ -328,6 +328,7 @@ const (
 	ReasonSharedPID        = "ShareProcessNamespace"
 	ReasonHostPathVolume   = "HostPathVolume"
 	ReasonContainerEnded   = "ContainerEnded"
+	ReasonStartOrder       = "StartOrder"
 	ReasonContainerWaiting = "ContainerWaiting"
 	ReasonNodeBound        = "NodeBound"
 	ReasonDevices          = "DevicesRequested"
