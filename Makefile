@@ -41,7 +41,7 @@ sim: ## play hand-overs through with faults by seeds: SEEDS=20000 for so many, S
 demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
 	@$(BIN)/demo --store $(STORE)
 
-bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover, snapshot)
+bench: ## measure against what is there without Lifeboat, rows into build/bench; PKG=store for one part (store, handover, snapshot, restore, scale)
 	@mkdir -p $(BIN)
 	@$(BUILD) -o $(BIN)/ ./test/bench/cmd/bench
 	@$(BIN)/bench $(PKG)

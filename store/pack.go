@@ -16,6 +16,8 @@ type packID = ulid.ULID
 
 const (
 	maxPackSize = 16 << 20
+	// firstBuffer is the room that a pack begins with: most generations store little, and maxPackSize would be cleared for it.
+	firstBuffer = 256 << 10
 	// maxBlocks is how many blocks fit: each has a hash in the footer.
 	maxBlocks = maxPackSize / hashSize
 
@@ -122,6 +124,9 @@ func (b *packBuilder) add(encoded []byte, codec Codec, blocks int) error {
 		return fmt.Errorf("add frame of %d blocks: the pack is full, or no frame has that many", blocks)
 	}
 	nonce, additional := b.info.seal(b.keys.prefix, uint64(b.info.blocks/frameBlocks), codec, blocks*BlockSize)
+	if len(b.buf)+len(encoded)+tagSize > cap(b.buf) && cap(b.buf) < maxPackSize {
+		b.buf = append(make([]byte, 0, maxPackSize), b.buf...)
+	}
 	start := len(b.buf)
 	b.buf = b.aead.Seal(b.buf, nonce, encoded, additional)
 	b.sum.Write(b.buf[len(b.buf)-tagSize:])

@@ -218,7 +218,7 @@ func (p *packer) collect() {
 func (p *packer) begin(first blockID) (*livePack, *packBuilder, error) {
 	buf := <-p.buffers
 	if buf == nil {
-		buf = make([]byte, 0, maxPackSize)
+		buf = make([]byte, 0, firstBuffer)
 	}
 	// Two packs of one target under the same ID would share key and nonces, so it takes more than ulid.Make, whose
 	// randomness comes from the clock.

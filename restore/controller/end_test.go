@@ -96,6 +96,28 @@ func TestWhatADeletionMeans(t *testing.T) {
 	}
 }
 
+// A drain handler that acts on the same notice may be quicker than the agent; a user who deletes a pod acts on none.
+func TestAnEvictionBeforeTheNoticeIsNoted(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	require.Nil(t, w.checkpoint().Status.Evicted)
+	w.deleteBy(true)
+	w.settleWithin(time.Second)
+	noted := w.checkpoint().Status.Evicted
+	require.Equal(t, w.checkpoint().Status.Pod.UID, noted.PodUID)
+	w.settleWithin(time.Second)
+	require.Equal(t, noted, w.checkpoint().Status.Evicted, "once")
+
+	other := newWorld(t)
+	other.userCreates()
+	other.settle()
+	other.notice()
+	other.deleteBy(true)
+	other.settleWithin(time.Second)
+	require.Nil(t, other.checkpoint().Status.Evicted, "the notice is known")
+}
+
 func TestAPodGoneDuringItsEvacuationIsLostAtTheDeadline(t *testing.T) {
 	w := newWorld(t)
 	w.userCreates()

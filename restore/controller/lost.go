@@ -205,6 +205,8 @@ func (r *Reconciler) promote(ctx context.Context, o *observation, l loss) error 
 			from.Final = false
 			s.Generation = from
 			s.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, fmt.Sprintf("safety generation %d", from.Number))
+			s.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonWaiting,
+				fmt.Sprintf("safety generation %d waits for the pod that continues the lost one", from.Number))
 		}
 		s.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonNodeLost, text)
 		return true

@@ -74,6 +74,7 @@ type phase struct {
 func (r *Reconciler) phases() []phase {
 	return []phase{
 		{"lose", r.lose},
+		{"note eviction", r.noteEviction},
 		{"end", r.end},
 		{"follow", r.follow},
 		{"protect", r.protect},

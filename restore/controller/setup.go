@@ -25,8 +25,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-// concurrency is how many identities are looked at side by side: a node under notice releases all its pods at once.
-const concurrency = 8
+// concurrency is how many identities are looked at side by side: workers wait for the API server most of the time, and nodes under
+// notice release all their pods at once.
+const concurrency = 32
 
 // NewScheme returns a scheme with Kubernetes' kinds and ours.
 func NewScheme() (*runtime.Scheme, error) {

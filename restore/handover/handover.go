@@ -31,6 +31,16 @@ type PrepareRequest struct {
 	RestoreFrom string `json:"restoreFrom"`
 }
 
+// AwaitRequest is POST /v1/await: the sandbox of a pod is about to be created. The reply has no body. Status 503 with a
+// text/plain reason says that what the pod goes on from is still too far away for its containers to be created in the time
+// that the kubelet gives them: the wrapper fails the create, and the kubelet makes a sandbox later, as often as it takes. The
+// create of a container that fails is the end of a pod that must not restart.
+type AwaitRequest struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	PodUID    string `json:"podUID"`
+}
+
 // Actions that the agent may answer with.
 const (
 	ActionCreate  = "create"

@@ -95,15 +95,24 @@ type arrival struct {
 	checkpoint string
 	// number and epoch are of the generation that has been brought.
 	number, epoch int64
+	// seen is when it came.
+	seen time.Time
+	progress
 }
 
 func newArrivals(options *Options) *arrivals {
 	return &arrivals{options: options, turns: make(chan struct{}, arrivalsAtOnce), pods: map[types.UID]*arrival{}}
 }
 
+// concerns says whether the pod may be about to go on from something on this node.
+func (a *arrivals) concerns(pod *corev1.Pod) bool {
+	return pod.Spec.NodeName == a.options.NodeName && pod.Labels[v1alpha1.LabelProtect] == "true" && pod.DeletionTimestamp == nil &&
+		pod.Status.Phase == corev1.PodPending && !identity.Started(pod)
+}
+
 // see takes a pod up that has not started yet, and lets go of any other.
 func (a *arrivals) see(ctx context.Context, pod *corev1.Pod) {
-	if pod.Spec.NodeName != a.options.NodeName || pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodPending || identity.Started(pod) {
+	if !a.concerns(pod) {
 		a.end(pod.UID)
 		return
 	}
@@ -113,7 +122,7 @@ func (a *arrivals) see(ctx context.Context, pod *corev1.Pod) {
 		return
 	}
 	ctx, end := context.WithCancel(ctx)
-	one := &arrival{pod: pod, end: end, enough: make(chan struct{})}
+	one := &arrival{pod: pod, end: end, enough: make(chan struct{}), seen: time.Now()}
 	a.pods[pod.UID] = one
 	a.running.Go(func() {
 		defer a.options.Packs.Release(string(pod.UID))
@@ -152,6 +161,7 @@ func (a *arrivals) enough(uid types.UID) {
 func (a *arrivals) follow(ctx context.Context, one *arrival) {
 	for wait := lookEvery; ; wait = min(2*wait, lookAtMost) {
 		here, err := a.look(ctx, one)
+		a.note(one, func(p *progress) { p.fault, p.looked = err, p.looked || err == nil })
 		if here {
 			return
 		}
@@ -201,9 +211,13 @@ func (a *arrivals) look(ctx context.Context, one *arrival) (here bool, err error
 	if one.number == number && one.epoch == epoch {
 		return relation == identity.Waiting, nil
 	}
-	a.mu.Lock()
-	one.checkpoint = point.Name
-	a.mu.Unlock()
+	a.note(one, func(p *progress) {
+		one.checkpoint = point.Name
+		if g := point.Status.Generation; g != nil && p.want == 0 {
+			p.want = g.RSSBytes // until its manifest has been read
+		}
+		p.looked, p.fault = true, nil
+	})
 	if err := a.bring(ctx, one, folder, number, epoch); err != nil {
 		return false, fmt.Errorf("prefetch generation %d of checkpoint %s: %w", number, point.Name, err)
 	}
@@ -239,6 +253,7 @@ func (a *arrivals) bring(ctx context.Context, one *arrival, folder store.Target,
 		return err
 	}
 	began, before := time.Now(), a.options.Packs.Stats().Brought
+	a.note(one, func(p *progress) { p.want, p.have, p.since = reader.PackBytes(), 0, began })
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(packsAtOnce)
 	for pack := range reader.Packs() {
@@ -249,7 +264,13 @@ func (a *arrivals) bring(ctx context.Context, one *arrival, folder store.Target,
 			return group.Wait()
 		default:
 		}
-		group.Go(func() error { return a.options.Packs.Bring(ctx, string(one.pod.UID), pack.Key, pack.Size) })
+		group.Go(func() error {
+			err := a.options.Packs.Bring(ctx, string(one.pod.UID), pack.Key, pack.Size)
+			if err == nil {
+				a.note(one, func(p *progress) { p.have += pack.Size })
+			}
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -36,6 +36,9 @@ func (p *Preparer) Serve(ctx context.Context, path string) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/prepare", handle(p.Prepare))
+	mux.Handle("POST /v1/await", handle(func(ctx context.Context, r handover.AwaitRequest) (struct{}, error) {
+		return struct{}{}, p.Await(ctx, r)
+	}))
 	mux.Handle("POST /v1/result", handle(func(ctx context.Context, r handover.ResultRequest) (struct{}, error) {
 		return struct{}{}, p.Result(ctx, r)
 	}))

@@ -155,7 +155,7 @@ func (a *agentClient) post(ctx context.Context, path string, request any) ([]byt
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	if reply.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("%s (status %d)", strings.TrimSpace(string(text)), reply.StatusCode)
+		return nil, &statusError{status: reply.StatusCode, text: strings.TrimSpace(string(text))}
 	}
 	return text, nil
 }

@@ -21,6 +21,7 @@ const (
 	annotationRestoreFrom   = "lifeboat.dev/restore-from"
 
 	containerTypeContainer = "container"
+	containerTypeSandbox   = "sandbox"
 )
 
 // bundleConfig is what the wrapper reads of an OCI bundle's config.json.

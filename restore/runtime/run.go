@@ -23,15 +23,17 @@ const maxRounds = 5
 type Times struct {
 	// Create bounds the whole, and Ask, counted from the same moment, the questions to the agent.
 	Create, Ask time.Duration
-	// Result bounds the report of how a restore ended.
-	Result time.Duration
+	// Result bounds the report of how a restore ended, Await the answer for a sandbox.
+	Result, Await time.Duration
 	// Pause lies between two tries to reach the agent.
 	Pause time.Duration
 }
 
 // hostTimes fit the two minutes that the kubelet gives CreateContainer (runtimeRequestTimeout); the fetch gets most of
-// them.
-var hostTimes = Times{Create: 115 * time.Second, Ask: 100 * time.Second, Result: 3 * time.Second, Pause: 200 * time.Millisecond}
+// them. A sandbox may take twice as long.
+var hostTimes = Times{
+	Create: 115 * time.Second, Ask: 100 * time.Second, Result: 3 * time.Second, Await: time.Minute, Pause: 200 * time.Millisecond,
+}
 
 // Options are the wrapper's surroundings. HostOptions gives those of a node.
 type Options struct {
@@ -130,6 +132,9 @@ func (o Options) create(ctx context.Context, call Invocation, flags Flags, id st
 		return fmt.Errorf("find the bundle of %s: %w", id, err)
 	}
 	config, err := readBundle(bundle)
+	if err == nil && config.Annotations[annotationContainerType] == containerTypeSandbox {
+		return o.createSandbox(ctx, config)
+	}
 	if err != nil || config.Annotations[annotationContainerType] != containerTypeContainer {
 		return errPassThrough
 	}

@@ -70,7 +70,7 @@ func newBench(t *testing.T, annotations map[string]string) *bench {
 	b.options = Options{
 		Runtime: filepath.Join(dir, "runc"), ToolDir: "/opt/tools", Socket: filepath.Join(dir, "agent.sock"),
 		RestoredDir: filepath.Join(dir, "restored"), HoldDir: filepath.Join(dir, "hold"), Stderr: &b.stderr,
-		Times: Times{Create: time.Minute, Ask: time.Minute, Result: impatient, Pause: 5 * time.Millisecond},
+		Times: Times{Create: time.Minute, Ask: time.Minute, Result: impatient, Await: impatient, Pause: 5 * time.Millisecond},
 		Exec:  func(_ string, argv, _ []string) error { b.passed = argv[1:]; return nil },
 	}
 	return b
@@ -215,14 +215,13 @@ func TestCreateWithoutRestore(t *testing.T) {
 		passes      bool
 		message     string
 	}{
-		"no agent":                          {annotations: podAnnotations, passes: true},
-		"no agent, but a state to go on":    {annotations: replacement(), message: "continues checkpoint pod/3"},
-		"a sandbox is none of our business": {annotations: map[string]string{annotationContainerType: "sandbox"}, status: 500, passes: true},
-		"nothing waits":                     {annotations: podAnnotations, status: 200, body: handover.PrepareReply{Action: "create"}, passes: true},
-		"the agent refuses":                 {annotations: podAnnotations, status: 503, body: "bucket unavailable\n", message: "bucket unavailable (status 503)"},
-		"an answer from the future":         {annotations: podAnnotations, status: 200, body: handover.PrepareReply{Action: "fly"}, message: "different versions"},
-		"an answer without images":          {annotations: podAnnotations, status: 200, body: handover.PrepareReply{Action: "restore"}, message: "lacks imagePath"},
-		"an answer that is no JSON":         {annotations: podAnnotations, status: 200, body: "{", message: "read the lifeboat agent's answer"},
+		"no agent":                       {annotations: podAnnotations, passes: true},
+		"no agent, but a state to go on": {annotations: replacement(), message: "continues checkpoint pod/3"},
+		"nothing waits":                  {annotations: podAnnotations, status: 200, body: handover.PrepareReply{Action: "create"}, passes: true},
+		"the agent refuses":              {annotations: podAnnotations, status: 503, body: "bucket unavailable\n", message: "bucket unavailable (status 503)"},
+		"an answer from the future":      {annotations: podAnnotations, status: 200, body: handover.PrepareReply{Action: "fly"}, message: "different versions"},
+		"an answer without images":       {annotations: podAnnotations, status: 200, body: handover.PrepareReply{Action: "restore"}, message: "lacks imagePath"},
+		"an answer that is no JSON":      {annotations: podAnnotations, status: 200, body: "{", message: "read the lifeboat agent's answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, test.annotations)

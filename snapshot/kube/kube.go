@@ -188,6 +188,8 @@ func (j *Journal) Final(ctx context.Context, t snapshot.Target, g snapshot.Commi
 		}
 		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, message)
 		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionTrue, v1alpha1.ReasonFinalGeneration, message)
+		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonWaiting,
+			fmt.Sprintf("generation %d waits for the pod that continues this one", g.Number))
 		return nil
 	})
 	if apierrors.IsNotFound(err) {

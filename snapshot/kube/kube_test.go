@@ -124,6 +124,7 @@ func TestFinalIsWrittenOnceAndTaintsFirst(t *testing.T) {
 	require.NoError(t, j.Final(t.Context(), target, g, m))
 	status := server.Get("ns", "job").Status
 	require.NotNil(t, status.UnclaimedGeneration())
+	require.Equal(t, v1alpha1.ReasonWaiting, status.Condition(v1alpha1.ConditionRestored).Reason, "that of an interruption before does not stand any more")
 	require.Equal(t, snapshot.Committed{Number: status.Generation.Number, Epoch: status.Generation.Epoch, StoredBytes: 10, RSSBytes: 20}, g)
 
 	// The answer was lost; by now others have gone on from what was written.

@@ -65,6 +65,15 @@ func Attach(dir string) (*Cluster, error) {
 // pods in nodes/NAME/log/.
 func (c *Cluster) Dir() string { return string(c.dir) }
 
+// HubPID is a process in the bed's own network, in which the control plane listens.
+func (c *Cluster) HubPID() int { return c.state.Supervisor.PID }
+
+// InsideKubeconfig is a kubeconfig for the cluster's admin, good in the bed's own network.
+func (c *Cluster) InsideKubeconfig() string { return filepath.Join(c.dir.PKI(), "admin.kubeconfig") }
+
+// AuditLog is where the API server writes what Options.AuditPolicy selects: a line of JSON for each request.
+func (c *Cluster) AuditLog() string { return c.dir.AuditLog() }
+
 // Down ends the bed and removes everything of it.
 func (c *Cluster) Down(ctx context.Context) error {
 	err := Down(ctx, string(c.dir))

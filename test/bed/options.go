@@ -32,6 +32,10 @@ type Options struct {
 	BucketEndpoint string
 	// NodeMonitorGrace is how long a silent node stays Ready; 0 means Kubernetes' default of 50 s.
 	NodeMonitorGrace time.Duration
+	// NoNodes brings the control plane up alone: Nodes there are those that somebody makes up.
+	NoNodes bool
+	// AuditPolicy is an audit policy of the API server, in YAML. What it selects goes to Cluster.AuditLog.
+	AuditPolicy string
 	// Progress takes a line for every step; nil means none.
 	Progress io.Writer
 }

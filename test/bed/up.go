@@ -73,7 +73,7 @@ func lockPath(dir layout.Dir) string {
 func parts(ctx context.Context, p *reporter, o Options) (layout.Config, error) {
 	dir := layout.Dir(o.Dir)
 	c := layout.Config{Dir: dir, Suffix: layout.Suffix(o.Dir), BedBinary: dir.Path("bin", "bed"), Pause: dir.Path("bin", "pause"),
-		MonitorGrace: o.NodeMonitorGrace, Metadata: map[string]string{}}
+		MonitorGrace: o.NodeMonitorGrace, NoNodes: o.NoNodes, Audit: o.AuditPolicy != "", Metadata: map[string]string{}}
 	for name, endpoint := range o.Metadata {
 		c.Metadata[name], _ = target(endpoint) // validated before
 	}
@@ -81,7 +81,7 @@ func parts(ctx context.Context, p *reporter, o Options) (layout.Config, error) {
 		c.BucketTarget, _ = target(o.BucketEndpoint)
 	}
 	err := errors.Join(os.MkdirAll(dir.Path("bin"), 0o755), os.MkdirAll(dir.Path("log"), 0o755),
-		os.WriteFile(dir.Marker(), nil, 0o644),
+		os.WriteFile(dir.Marker(), nil, 0o644), os.WriteFile(dir.AuditPolicy(), []byte(o.AuditPolicy), 0o644),
 		os.WriteFile(dir.Path("go.mod"), []byte("module state // keeps ./... out of the nodes' disks\n"), 0o644))
 	if err != nil {
 		return c, fmt.Errorf("make state folder: %w", err)

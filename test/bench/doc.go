@@ -1,6 +1,6 @@
 // Package bench measures Lifeboat against what one would use without it, both in the same run on the same machine:
 //
-//	make bench [PKG=store|handover|snapshot]
+//	make bench [PKG=store|handover|snapshot|restore|scale]
 //
 // Each part gives rows: a value of ours, the same of theirs, and their ratio. They go to build/bench/<part>.json and, as a
 // table, to standard output. No figure is kept from one run to the next, and none stands in the source but targets.
@@ -29,6 +29,23 @@
 // Soft-dirty and engine criu are measured in a VM, where seconds mean something against each other alone. The whole takes some
 // 25 minutes and 20 GB of memory; `bin/bench snapshot --sizes 256MiB --steps containers` is for development (steps are
 // overhead, containers, growth, vm).
+//
+// # restore
+//
+// How long a pod takes from released to resumed (package resume). Of 64 MiB, 1 and 4 GiB, in small pages, one job after the other
+// goes from node a to node b; the images that the agent hands to CRIU get second names meanwhile, and when the job goes on,
+// runc alone restores the same images a second time beside it, in the same sandbox and on the same files: from the disk, out
+// of which nothing is in the page cache, and from the page cache. The link is not narrowed, the bucket is on the same machine.
+// Then 30 pods of 32 MiB go over at once; set against them is how long the same 30 took to be started in the first place.
+// Steps are sizes and crowd: `bin/bench restore --steps sizes --sizes 64MiB`.
+//
+// # scale
+//
+// A control plane without kubelets (package scale): 1,000 Node objects, 10,000 pods bound and running, half of them of
+// ReplicaSets, half in one namespace; lifeboat-controller makes their Checkpoints, and then 10 nodes are reclaimed, one a
+// second, and 300 within a minute. The API server's audit log says what the controller asked for, /proc what each program
+// used. On a machine of few cores the minute measures the machine: what counts is what a pod costs, and that each one goes on.
+// Steps are lists, calm and minute: `bin/bench scale --nodes 100 --steps calm` is for development.
 //
 // # handover
 //

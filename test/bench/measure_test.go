@@ -88,7 +88,7 @@ func TestMemoryBound(t *testing.T) {
 }
 
 func TestParts(t *testing.T) {
-	require.ErrorContains(t, Run(t.Context(), Options{Parts: []string{"stor"}}), "handover, snapshot, store")
+	require.ErrorContains(t, Run(t.Context(), Options{Parts: []string{"stor"}}), "handover, restore, scale, snapshot, store")
 }
 
 func TestMakePages(t *testing.T) {

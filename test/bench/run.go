@@ -25,9 +25,11 @@ type Options struct {
 	Root string
 	// Parts are measured in this order; none means all.
 	Parts []string
-	// SizesMiB are the sizes of part snapshot's containers, Steps which of its steps are taken; none means all.
+	// SizesMiB are the sizes of containers of parts snapshot and restore, Steps which steps of these and of scale are taken;
+	// none means all. Nodes is how many Nodes part scale has; 0 means 1000.
 	SizesMiB []int
 	Steps    []string
+	Nodes    int
 	// Out takes the tables, Progress a line for every step.
 	Out, Progress io.Writer
 }
@@ -38,6 +40,8 @@ var parts = map[string]func(ctx context.Context, o Options, folder string) ([]ro
 	"store":    measureStore,
 	"handover": measureHandover,
 	"snapshot": measureSnapshot,
+	"restore":  measureRestore,
+	"scale":    measureScale,
 }
 
 // Run measures the parts, writes build/bench/<part>.json for each, and prints its table. A missed target is no error.

@@ -134,7 +134,12 @@ func CollectLogs(ctx context.Context, c *bed.Cluster, folder string) error {
 	if err == nil {
 		err = k.CollectLogs(ctx, folder)
 	}
-	faults = append(faults, err)
+	return errors.Join(append(faults, err, CopyBedLogs(c, folder))...)
+}
+
+// CopyBedLogs copies every log file of the bed into the folder.
+func CopyBedLogs(c *bed.Cluster, folder string) error {
+	var faults []error
 	for _, pattern := range logsOf {
 		found, err := filepath.Glob(filepath.Join(c.Dir(), filepath.FromSlash(pattern)))
 		faults = append(faults, err)

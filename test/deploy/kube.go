@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,11 +114,12 @@ func podState(pod *corev1.Pod) string {
 	return state
 }
 
-var checkpoints = schema.GroupVersionResource{Group: v1alpha1.GroupName, Version: "v1alpha1", Resource: "checkpoints"}
+// Checkpoints names the kind to a dynamic client.
+var Checkpoints = schema.GroupVersionResource{Group: v1alpha1.GroupName, Version: "v1alpha1", Resource: "checkpoints"}
 
 // Checkpoint reads the Checkpoint of a pod identity.
 func (k *Kube) Checkpoint(ctx context.Context, namespace, name string) (*v1alpha1.Checkpoint, error) {
-	object, err := k.dynamic.Resource(checkpoints).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	object, err := k.dynamic.Resource(Checkpoints).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("get checkpoint %s/%s: %w", namespace, name, err)
 	}
@@ -128,25 +130,32 @@ func (k *Kube) Checkpoint(ctx context.Context, namespace, name string) (*v1alpha
 	return &c, nil
 }
 
-// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name, and
-// that of the bare pod of that name.
-func (k *Kube) CheckpointsOf(ctx context.Context, namespace, owner string) ([]v1alpha1.Checkpoint, error) {
-	objects, err := k.dynamic.Resource(checkpoints).Namespace(namespace).List(ctx, metav1.ListOptions{})
+// ListCheckpoints lists the Checkpoints of a namespace, of all where it is empty.
+func (k *Kube) ListCheckpoints(ctx context.Context, namespace string) ([]v1alpha1.Checkpoint, error) {
+	objects, err := k.dynamic.Resource(Checkpoints).Namespace(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list checkpoints of %s: %w", namespace, err)
 	}
-	var out []v1alpha1.Checkpoint
+	out := make([]v1alpha1.Checkpoint, len(objects.Items))
 	for i := range objects.Items {
-		var c v1alpha1.Checkpoint
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(objects.Items[i].Object, &c); err != nil {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(objects.Items[i].Object, &out[i]); err != nil {
 			return nil, fmt.Errorf("read checkpoint %s/%s: %w", namespace, objects.Items[i].GetName(), err)
-		}
-		o := c.Spec.Identity.Owner
-		if o == nil && c.Spec.Identity.Name == owner || o != nil && (o.Name == owner || o.Kind == "ReplicaSet" && strings.HasPrefix(o.Name, owner+"-")) {
-			out = append(out, c)
 		}
 	}
 	return out, nil
+}
+
+// CheckpointsOf lists the Checkpoints of pods whose owner has that name, or is a ReplicaSet of the Deployment of that name, and
+// that of the bare pod of that name.
+func (k *Kube) CheckpointsOf(ctx context.Context, namespace, owner string) ([]v1alpha1.Checkpoint, error) {
+	all, err := k.ListCheckpoints(ctx, namespace)
+	return slices.DeleteFunc(all, func(c v1alpha1.Checkpoint) bool {
+		o := c.Spec.Identity.Owner
+		if o == nil {
+			return c.Spec.Identity.Name != owner
+		}
+		return o.Name != owner && (o.Kind != "ReplicaSet" || !strings.HasPrefix(o.Name, owner+"-"))
+	}), err
 }
 
 // WaitCheckpoint waits until the Checkpoint exists and satisfies ok, and returns it as it then was.

@@ -130,6 +130,7 @@ func TestDamagedGenerations(t *testing.T) {
 			j.waitOn(ctx, "b")
 			j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean)
 			j.waitEvent(ctx, v1alpha1.ReasonStartedClean)
+			require.Equal(t, v1alpha1.ReasonStartedClean, j.columns(ctx)["RESTORED"])
 			j.waitStep(ctx, 3)
 			require.NotEqual(t, token, j.requireContinuous(ctx, "b", 1).token, "it started from the beginning")
 		})

@@ -56,8 +56,13 @@ func TestKubectlGetCheckpoints(t *testing.T) {
 	require.Regexp(t, `^\d+(Ki|Mi)?$`, got["DIRTY"])
 	require.Regexp(t, `^[\d.]+m?s$`, got["WINDOW"])
 	require.NotEmpty(t, got["VERDICT"])
+	require.Empty(t, got["RESTORED"])
 
+	w.cordon(ctx, t, "b", true)
 	w.interrupt(ctx, t, "a", window)
+	j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+	require.Subset(t, j.columns(ctx), map[string]string{"NODE": "a", "GEN": "1", "RESTORED": v1alpha1.ReasonWaiting})
+	w.cordon(ctx, t, "b", false)
 	j.waitOn(ctx, "b")
 	j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
 	got = j.columns(ctx, "-o", "wide")

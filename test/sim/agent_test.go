@@ -167,6 +167,10 @@ type edgeBucket struct{ l *life }
 // Put implements store.Bucket.
 func (b edgeBucket) Put(ctx context.Context, name string, body []byte, cond store.Condition) (info store.Info, err error) {
 	err = b.l.edge(ctx, toBucket, "put "+base(name), true, func() (err error) {
+		if b.l.w.forgets(b.l, name) {
+			info = store.Info{Key: name, Size: int64(len(body)), ETag: "forgotten"}
+			return nil
+		}
 		info, err = b.l.w.bucket.Put(b.l.w.ctx, name, body, cond)
 		return err
 	})
@@ -206,6 +210,21 @@ func (b edgeBucket) List(ctx context.Context, prefix string) iter.Seq2[store.Inf
 // Delete implements store.Bucket.
 func (b edgeBucket) Delete(ctx context.Context, name string) error {
 	return b.l.edge(ctx, toBucket, "delete "+base(name), true, func() error { return b.l.w.bucket.Delete(b.l.w.ctx, name) })
+}
+
+// forgets tells whether the bucket says that it has taken this and has not. KEY, without which all is lost, is spared.
+func (w *world) forgets(l *life, name string) bool {
+	if w.plan.lies == 0 || w.since() < w.plan.interruptions[0].at || w.since() > w.plan.calm || base(name) == "KEY" {
+		return false
+	}
+	w.asks++
+	if !often(w.lot("forget", w.asks), 0.2) {
+		return false
+	}
+	w.plan.lies--
+	w.forgot = true // also a fence is trusted as it is told
+	w.note(l.name, "put %s: the bucket says that it has it, and has not", base(name))
+	return true
 }
 
 // base is the kind of an object in the bucket: names of packs are drawn by lot.

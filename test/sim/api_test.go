@@ -171,7 +171,7 @@ func (a *api) create(o client.Object, user string) error {
 		return apierrors.NewAlreadyExists(resource(k), k.name)
 	}
 	o.SetUID(types.UID(fmt.Sprintf("%s-%d", k.name, a.uids)))
-	o.SetCreationTimestamp(metav1.NewTime(time.Now()))
+	o.SetCreationTimestamp(now())
 	stored := o.DeepCopyObject().(client.Object)
 	switch s := stored.(type) {
 	case *corev1.Pod:
@@ -289,11 +289,17 @@ func (a *api) remove(k key, only *metav1.Preconditions, grace *int64) error {
 	if next.DeletionGracePeriodSeconds != nil && *next.DeletionGracePeriodSeconds <= seconds {
 		return nil
 	}
-	at := metav1.NewTime(time.Now().Add(time.Duration(seconds) * time.Second))
+	at := metav1.NewTime(now().Add(time.Duration(seconds) * time.Second))
 	next.DeletionTimestamp, next.DeletionGracePeriodSeconds = &at, &seconds
 	a.w.note("api", "pod %s (%s) is to leave within %d s", k.name, pod.UID, seconds)
 	a.put(k, next)
 	return nil
+}
+
+// now is the time as objects have it: whole seconds.
+func now() metav1.Time {
+	t := metav1.NewTime(time.Now())
+	return t.Rfc3339Copy()
 }
 
 // disrupted is the mark of an eviction.

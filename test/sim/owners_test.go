@@ -104,9 +104,10 @@ func (w *world) own() {
 				active++
 			}
 		}
-		for ; active < w.plan.replicas; active++ {
+		for ; active < w.wanted(); active++ {
 			w.must(w.api.create(w.newPod(""), "replicaset-controller"))
 		}
+		w.trim(active - w.wanted())
 	}
 }
 
@@ -138,8 +139,30 @@ func (w *world) ownJob() {
 		}
 		w.must(w.api.update(next, true))
 	}
-	for ; active < w.plan.replicas-succeeded; active++ {
+	for ; active < w.wanted()-succeeded; active++ {
 		w.must(w.api.create(w.newPod(""), "job-controller"))
+	}
+	w.trim(active - max(0, w.wanted()-succeeded))
+}
+
+// wanted is how many pods the owner wants now.
+func (w *world) wanted() int {
+	if at := w.plan.twice; at > 0 && w.since() > at && w.since() < at+40*time.Second {
+		return w.plan.replicas + 1
+	}
+	return w.plan.replicas
+}
+
+// trim takes the newest pods away that are too many.
+func (w *world) trim(surplus int) {
+	pods := w.api.pods()
+	for i := len(pods) - 1; i >= 0 && surplus > 0; i-- {
+		if pod := pods[i]; !over(pod) && pod.DeletionTimestamp == nil {
+			w.note("owner", "pod %s (%s) is one too many", pod.Name, pod.UID)
+			w.drained[pod.UID] = true
+			w.must(w.api.remove(key{"pods", pod.Name}, nil, nil))
+			surplus--
+		}
 	}
 }
 
@@ -199,11 +222,8 @@ func (w *world) tidy(m *machine) {
 		return
 	}
 	_ = w.locked(func() error {
-		if node := w.api.node(m.name); node != nil {
-			next := node.DeepCopy()
-			next.Status.Conditions[0].Status = corev1.ConditionUnknown
-			w.api.put(key{"nodes", m.name}, next)
-			w.note("node-controller", "node %s does not answer", m.name)
+		if w.api.node(m.name) != nil {
+			w.answers(m, corev1.ConditionUnknown)
 		}
 		return nil
 	})
@@ -226,6 +246,36 @@ func (w *world) tidy(m *machine) {
 			next.Status.Conditions = append(next.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue})
 			w.must(w.api.update(next, true))
 			w.must(w.api.remove(key{"pods", pod.Name}, &metav1.Preconditions{UID: ptr.To(pod.UID)}, ptr.To(int64(0))))
+		}
+		return nil
+	})
+}
+
+// answers has the control plane say whether a node's kubelet does.
+func (w *world) answers(m *machine, ready corev1.ConditionStatus) {
+	next := w.api.node(m.name).DeepCopy()
+	next.Status.Conditions[0].Status, next.Status.Conditions[0].LastTransitionTime = ready, now()
+	w.note("node-controller", "node %s is ready: %s", m.name, ready)
+	w.api.put(key{"nodes", m.name}, next)
+}
+
+// silence has a node seem to be away whose kubelet cannot reach the API server for long.
+func (w *world) silence(m *machine, o outage) {
+	if pause(w.ctx, o.from+10*time.Second) != nil {
+		return
+	}
+	_ = w.locked(func() error {
+		if m.alive {
+			w.answers(m, corev1.ConditionUnknown)
+		}
+		return nil
+	})
+	if pause(w.ctx, o.to-o.from-9*time.Second) != nil {
+		return
+	}
+	_ = w.locked(func() error {
+		if m.alive {
+			w.answers(m, corev1.ConditionTrue)
 		}
 		return nil
 	})

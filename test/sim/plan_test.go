@@ -63,6 +63,10 @@ type plan struct {
 	early, terminating bool
 	// hooked is when the webhook answers again that is down from the first interruption on.
 	hooked time.Duration
+	// twice is when the owner begins to make one pod more than it wants, for a while; 0: never.
+	twice time.Duration
+	// lies is how many writes the bucket says it has taken and has not.
+	lies int
 	// nodeGone is when the object of a node goes that has died.
 	nodeGone time.Duration
 	skew     map[string]time.Duration
@@ -73,7 +77,7 @@ func (p *plan) finite() bool { return p.kind == bare || p.kind == job }
 
 // troubled tells whether anything is planned that may keep us from saving a job within its notice.
 func (p *plan) troubled() bool {
-	return len(p.crashes)+len(p.outages)+p.dumpFails+p.restoreFails > 0 || p.rates != [2]rate{} || p.damaged != "" || p.hooked > 0 || p.stale > 0
+	return len(p.crashes)+len(p.outages)+p.dumpFails+p.restoreFails > 0 || p.rates != [2]rate{} || p.damaged != "" || p.hooked+p.stale+p.twice > 0 || p.lies > 0
 }
 
 func seconds(lot *rand.Rand, from, to float64) time.Duration {
@@ -134,7 +138,7 @@ func (p *plan) interrupt(lot *rand.Rand) {
 func (p *plan) fault(lot *rand.Rand) {
 	first := p.interruptions[0]
 	from := max(0, first.at+seconds(lot, -5, 40))
-	switch lot.IntN(14) {
+	switch lot.IntN(16) {
 	case 0:
 		p.rates[toAPI] = rate{fails: seconds(lot, 0, 0.3).Seconds(), loses: seconds(lot, 0, 0.2).Seconds()}
 	case 1:
@@ -165,6 +169,10 @@ func (p *plan) fault(lot *rand.Rand) {
 		for _, who := range []string{"a", "b", "c", "controller"} {
 			p.skew[who] = seconds(lot, -4, 4)
 		}
+	case 14:
+		p.twice = first.at + seconds(lot, 0, 20)
+	case 15:
+		p.lies = 1 + lot.IntN(2)
 	}
 }
 
@@ -180,8 +188,8 @@ func (p *plan) String() string {
 	for _, o := range p.outages {
 		fmt.Fprintf(&out, "\n  %s", o)
 	}
-	fmt.Fprintf(&out, "\n  API %v, bucket %v, dumps that fail %d, restores that fail %d, damaged %q, stale leader for %s with a cache %s behind",
-		p.rates[toAPI], p.rates[toBucket], p.dumpFails, p.restoreFails, p.damaged, p.stale, p.lag)
+	fmt.Fprintf(&out, "\n  API %v, bucket %v, dumps that fail %d, restores that fail %d, damaged %q, stale leader for %s with a cache %s behind, one pod too many at %s, writes that the bucket forgets %d",
+		p.rates[toAPI], p.rates[toBucket], p.dumpFails, p.restoreFails, p.damaged, p.stale, p.lag, p.twice, p.lies)
 	fmt.Fprintf(&out, "\n  scheduled early %v, webhook back at %s, Job replaces early %v, node objects go after %s, clocks %v, safety dumps %v",
 		p.early, p.hooked, p.terminating, p.nodeGone, p.skew, p.safety)
 	return out.String()

@@ -101,6 +101,9 @@ func (w *world) checkRestore(c *container) {
 			w.broken("%s is restored from generation %d of %s, which was never durable", c, gen.Number, p.Name)
 			return
 		}
+		if head, err := w.raw.Head(w.ctx, folderOf(p)); (err != nil || head.Epoch < p.Status.Epoch) && !w.forgot {
+			w.broken("%s is restored under epoch %d, and the bucket is at %d: who was before may still commit (%v)", c, p.Status.Epoch, head.Epoch, err)
+		}
 		f.restored++
 		if f.restored > 1 {
 			w.broken("%s is restored from generation %d of %s, which has been restored before", c, gen.Number, p.Name)
@@ -186,6 +189,9 @@ func (w *world) checkpointWritten(was, next *v1alpha1.Checkpoint) error {
 		return errRule
 	case a.Claim != nil && b.Claim.Generation == a.Claim.Generation &&
 		(b.Claim.PodUID != a.Claim.PodUID || b.Claim.NodeName != a.Claim.NodeName || b.Claim.Epoch != a.Claim.Epoch):
+		return errRule
+	case a.Generation != nil && !a.Generation.Final && b.Generation.PodUID == a.Generation.PodUID &&
+		(b.Generation.Number != a.Generation.Number || b.Generation.Final):
 		return errRule
 	}
 	if before, after := tell(a), tell(b); before != after {
@@ -433,7 +439,7 @@ func (w *world) lost() int {
 
 // checkEnd holds what has to hold when all is over.
 func (w *world) checkEnd() {
-	if n := w.finished(); w.plan.finite() && n > w.plan.replicas {
+	if n := w.finished(); w.plan.finite() && n > w.plan.replicas && w.plan.twice == 0 {
 		w.broken("%d jobs came to their end, of %d", n, w.plan.replicas)
 	}
 	alive := map[*lineage]bool{}
@@ -444,7 +450,7 @@ func (w *world) checkEnd() {
 	}
 	w.checkLost(alive)
 	for _, p := range w.api.checkpoints() {
-		if g := p.Status.FinalGeneration(); g != nil {
+		if g := p.Status.UnclaimedGeneration(); g != nil {
 			w.checkWhole(p, w.finals[finalKey(p, g.Number, g.Epoch)])
 		}
 	}
@@ -472,7 +478,7 @@ func (w *world) checkLost(alive map[*lineage]bool) {
 
 // excused tells whether a fault explains that a lineage was lost.
 func (w *world) excused(l *lineage) bool {
-	if len(l.excuses) > 0 || w.plan.hooked > 0 {
+	if len(l.excuses) > 0 || w.plan.hooked+w.plan.twice > 0 {
 		return true
 	}
 	for _, o := range w.plan.outages {

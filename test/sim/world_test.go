@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,7 @@ type world struct {
 	lineages   map[uint64]*lineage
 	containers int
 	bound      uint64
+	asks       uint64
 	succeeded  int
 	counted    map[types.UID]bool
 	failures   map[types.UID]bool
@@ -52,6 +54,7 @@ type world struct {
 	finals     map[string]*final
 	dumps      map[string][]dumpOf
 	damagedAny bool
+	forgot     bool
 }
 
 func newWorld(seed uint64, root string) *world {
@@ -176,6 +179,11 @@ func (w *world) begin() {
 				})
 			}
 		})
+	}
+	for _, o := range w.plan.outages {
+		if m := w.machine(strings.TrimPrefix(o.who, "kubelet ")); m != nil && !o.slow && o.to-o.from > 12*time.Second {
+			w.spawn(func() { w.silence(m, o) })
+		}
 	}
 	w.makeOwner()
 	owning, scheduling := w.api.watch(), w.api.watch()

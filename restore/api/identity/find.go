@@ -35,8 +35,8 @@ const deadlineSlack = 10 * time.Second
 //  1. its own, by UID;
 //  2. for a new pod: the one that its annotation names, where that has a generation waiting;
 //  3. the one of its key whose generation has waited for the longest;
-//  4. one of its key whose source is being evacuated or is not heard of any more, unless the pod's annotation says not to
-//     wait.
+//  4. one of its key whose source is being evacuated, was evicted in this moment by somebody else, or is not heard of any
+//     more, unless the pod's annotation says not to wait.
 //
 // A pod that is to begin anew whatever is stored (annotation AnnotationRecover: never) continues none.
 //
@@ -103,7 +103,7 @@ func continues(pod *corev1.Pod, points []v1alpha1.Checkpoint, taken map[string]b
 		case c.Labels[v1alpha1.LabelIdentity] != key:
 		case Claimable(c, pod.UID):
 			waiting = append(waiting, c)
-		case coming(c, pod.UID, now) && !taken[c.Name]:
+		case (coming(c, pod.UID, now) || evicted(c, pod.UID, now)) && !taken[c.Name]:
 			awaited = append(awaited, c)
 		}
 	}

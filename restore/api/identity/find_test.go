@@ -42,6 +42,11 @@ func final(seconds int64) func(*v1alpha1.Checkpoint) {
 	}
 }
 
+// evictedNow has the bearer evicted by somebody else.
+func evictedNow(c *v1alpha1.Checkpoint) {
+	c.Status.Evicted = &v1alpha1.Evicted{PodUID: c.Status.Pod.UID, Time: metav1.NewMicroTime(at)}
+}
+
 func claimedBy(uid types.UID) func(*v1alpha1.Checkpoint) {
 	return func(c *v1alpha1.Checkpoint) { c.Status.Claim = &v1alpha1.Claim{Generation: 1, PodUID: uid} }
 }
@@ -84,6 +89,17 @@ func TestFind(t *testing.T) {
 		{name: "one is coming", points: all(p("b"), p("c", evacuating)), want: Coming, which: "c"},
 		{name: "not to be waited for", pod: pods(annotation(v1alpha1.AnnotationOnWaiting, "start")), points: all(p("c", evacuating)), want: Nothing},
 		{name: "another waits for it", points: all(p("c", evacuating)), taken: map[string]bool{"c": true}, want: Nothing},
+		{name: "one was evicted in this moment", points: all(p("b"), p("c", evictedNow)), want: Coming, which: "c"},
+		{name: "evicted, and no notice has come", points: all(p("c", evictedNow)), later: noticeWithin, want: Nothing},
+		{name: "evicted, and not to be waited for", pod: pods(annotation(v1alpha1.AnnotationOnWaiting, "start")), points: all(p("c", evictedNow)), want: Nothing},
+		{name: "evicted, and its evacuation failed", points: all(p("c", evictedNow, evacuating, func(c *v1alpha1.Checkpoint) {
+			c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonDumpFailed, "")
+		})), want: Nothing},
+		{name: "evicted, and being evacuated since", points: all(p("c", evictedNow, evacuating)), later: noticeWithin, want: Coming, which: "c"},
+		{name: "a pod before the bearer was evicted", points: all(p("c", evictedNow, func(c *v1alpha1.Checkpoint) { c.Status.Evicted.PodUID = "before" })), want: Nothing},
+		{name: "evicted as it ended", points: all(p("c", evictedNow, func(c *v1alpha1.Checkpoint) {
+			c.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "")
+		})), want: Nothing},
 		{name: "its deadline has passed", points: all(p("c", evacuating)), later: 71 * time.Second, want: Nothing},
 		{name: "the evacuation failed", points: all(p("c", evacuating, func(c *v1alpha1.Checkpoint) {
 			c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonDumpFailed, "")

@@ -40,7 +40,7 @@ var closedReasons = map[string][]string{
 	ConditionReleased: {ReasonEvicting, ReasonForcedRemoval, ReasonSourceGone, ReasonNoInterruption},
 	ConditionClaimed:  {ReasonClaimed, ReasonNoInterruption},
 	ConditionRestored: {
-		ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
+		ReasonWaiting, ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
 		ReasonBucketFailed, ReasonImageChanged, ReasonRestoreFailed, ReasonNodeDiskFull, ReasonStartedClean, ReasonNoInterruption,
 	},
 	ConditionTolerated: {ReasonDisruptionsIgnored, ReasonDisruptionsCounted},

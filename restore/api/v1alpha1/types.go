@@ -33,8 +33,8 @@ import (
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Protectable")].reason`
 // +kubebuilder:printcolumn:name="Verdict",type=string,JSONPath=`.status.protection.level`,description="Safe, AtRisk or Unprotected: what a notice that came now would find"
 // +kubebuilder:printcolumn:name="Why",type=string,JSONPath=`.status.conditions[?(@.type=="Current")].reason`
+// +kubebuilder:printcolumn:name="Restored",type=string,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`,description="Waiting, Restoring, Restored, StartedClean, or why not: what became of GEN"
 // +kubebuilder:printcolumn:name="Evacuated",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Evacuated")].reason`
-// +kubebuilder:printcolumn:name="Restored",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Restored")].reason`
 // +kubebuilder:selectablefield:JSONPath=`.status.pod.uid`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.identity.name || (self.metadata.name.size() > 17 && self.spec.identity.name.startsWith(self.metadata.name.substring(0, self.metadata.name.size() - 17)))",message="a Checkpoint bears the name of its first pod: metadata.name must be spec.identity.name, or that with a dash and the identity's key of 16 characters"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || has(self.status)",message="status cannot be taken away: it holds the epoch that fences older claims"
@@ -143,6 +143,8 @@ type CheckpointStatus struct {
 	Protection *Protection `json:"protection,omitempty"`
 	// Claim is the newest claim. Written by the agent that claims: the one optimistic update that decides who restores.
 	Claim *Claim `json:"claim,omitempty"`
+	// Evicted says that somebody else evicted the bearer before its notice was heard. Written by the controller.
+	Evicted *Evicted `json:"evicted,omitempty"`
 	// Timeline holds the moments of the newest interruption. Each is written by the one who was there.
 	Timeline *Timeline `json:"timeline,omitempty"`
 	// Conditions are of the types and reasons of this package, no others.
@@ -241,6 +243,13 @@ type Claim struct {
 	Fallback *Fallback `json:"fallback,omitempty"`
 }
 
+// Evicted is the removal of a pod by the Eviction API, by preemption or for a taint, before its node's agent has heard of an
+// interruption. Who evicts may have heard earlier: drain handlers act on the same notice.
+type Evicted struct {
+	PodUID types.UID        `json:"podUID"`
+	Time   metav1.MicroTime `json:"time"`
+}
+
 // Fallback is the generation before the claimed one: an older state of the same process.
 type Fallback struct {
 	Generation GenerationReference `json:"generation"`
@@ -302,8 +311,8 @@ const (
 	ConditionReleased = "Released"
 	// ConditionClaimed: status.claim holds for status.generation. Owner: claiming agent.
 	ConditionClaimed = "Claimed"
-	// ConditionRestored: the claimed generation runs again; False with the reason of the rung that failed. Owner:
-	// claiming agent.
+	// ConditionRestored: the claimed generation runs again; False with the reason of the rung that failed. Unknown from the
+	// moment at which there is a generation to be claimed. Owner: claiming agent, from the claim on.
 	ConditionRestored = "Restored"
 	// ConditionTolerated: the pod's Job does not count an interruption as a failure; False where it does. It says nothing
 	// of whether the pod can be saved. On pods of Jobs alone. Owner: controller.
@@ -393,6 +402,7 @@ const (
 	ReasonNodeDiskFull     = "NodeDiskFull"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
+	ReasonWaiting          = "Waiting"
 	// ReasonDisruptionsIgnored and ReasonDisruptionsCounted are those of ConditionTolerated.
 	ReasonDisruptionsIgnored = "DisruptionsIgnored"
 	ReasonDisruptionsCounted = "DisruptionsCounted"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/minio/minio-go/v7"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -82,7 +81,7 @@ func (l *lab) measureContainers(ctx context.Context) ([]rows.Row, error) {
 		}
 		l.say("%sfailed: %s", c.name(), err)
 		faults = append(faults, fmt.Errorf("%s%w", c.name(), err))
-		if err := l.clear(ctx); err != nil {
+		if err := l.Clear(ctx); err != nil {
 			faults = append(faults, err)
 			break
 		}
@@ -120,7 +119,7 @@ func (l *lab) measureJob(ctx context.Context, c container, how change.Change) er
 	if err := l.Calm(ctx); err != nil {
 		return err
 	}
-	return l.emptyBucket(ctx)
+	return l.EmptyBucket(ctx)
 }
 
 // ours protects the job, changes it after what was stored last, and has the node leave.
@@ -217,21 +216,6 @@ var parts = []struct{ name, said, field string }{
 	{"notice to durable, of that waiting for the upload", agentlog.Evacuated, "packs_seconds"},
 	{"notice to durable, of that manifest and HEAD", agentlog.Evacuated, "commit_seconds"},
 	{"notice to durable, of that reading back", agentlog.Evacuated, "read_back_seconds"},
-}
-
-// emptyBucket removes what the jobs have left: the disk is not large.
-func (l *lab) emptyBucket(ctx context.Context) error {
-	client, close, err := l.Client()
-	if err != nil {
-		return err
-	}
-	defer close()
-	name := l.Bed.Bucket().Name
-	all := client.ListObjects(ctx, name, minio.ListObjectsOptions{Recursive: true})
-	for fault := range client.RemoveObjects(ctx, name, all, minio.RemoveObjectsOptions{}) {
-		return fmt.Errorf("remove %s: %w", fault.ObjectName, fault.Err)
-	}
-	return ctx.Err()
 }
 
 func (l *lab) containerRows(c container) []rows.Row {

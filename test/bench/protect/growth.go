@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/lifeboat-dev/lifeboat/test/bench/process"
 	"github.com/lifeboat-dev/lifeboat/test/bench/protect/agentlog"
 	"github.com/lifeboat-dev/lifeboat/test/bench/protect/change"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
@@ -71,7 +72,7 @@ func (l *lab) growWithChanges(ctx context.Context, sizeMiB int) ([]rows.Row, err
 	if err := l.Remove(ctx, j.name); err != nil {
 		return nil, err
 	}
-	return all, l.emptyBucket(ctx)
+	return all, l.EmptyBucket(ctx)
 }
 
 // growWithTargets protects more and more jobs. Of each it takes the second round, in which nothing has changed.
@@ -88,7 +89,7 @@ func (l *lab) growWithTargets(ctx context.Context) ([]rows.Row, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	agent, err := firstProcess(l.agent.id)
+	agent, err := process.First(l.agent.id)
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +108,13 @@ func (l *lab) growWithTargets(ctx context.Context) ([]rows.Row, error) {
 			return nil, err
 		}
 	}
-	return all, l.emptyBucket(ctx)
+	return all, l.EmptyBucket(ctx)
 }
 
 // protectMore protects jobs, so that there are count on the node, until each has its safety dump.
 func (l *lab) protectMore(ctx context.Context, agent int, jobs []*job, count int) ([]rows.Row, error) {
 	began := time.Now()
-	before, err := cpuOf(agent)
+	before, err := process.CPU(agent)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +137,7 @@ func (l *lab) protectMore(ctx context.Context, agent int, jobs []*job, count int
 		stands = append(stands, safety.StillSeconds)
 	}
 	took := time.Since(began)
-	after, err := cpuOf(agent)
+	after, err := process.CPU(agent)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/test/bench/process"
 	"github.com/lifeboat-dev/lifeboat/test/bench/protect/change"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
@@ -54,7 +55,7 @@ func (l *lab) start(ctx context.Context, name, image string, command []string, r
 	if err := l.awaitLines(ctx, j, ready, 1); err != nil {
 		return nil, err
 	}
-	j.pid, err = firstProcess(j.id)
+	j.pid, err = process.First(j.id)
 	return j, err
 }
 

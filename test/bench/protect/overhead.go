@@ -14,6 +14,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
 	"github.com/lifeboat-dev/lifeboat/test/bed"
+	"github.com/lifeboat-dev/lifeboat/test/bench/process"
 	"github.com/lifeboat-dev/lifeboat/test/bench/protect/agentlog"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
@@ -46,7 +47,7 @@ func (l *lab) measureOverhead(ctx context.Context) (_ []rows.Row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	agent, err := firstProcess(l.agent.id)
+	agent, err := process.First(l.agent.id)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (l *lab) measureOverhead(ctx context.Context) (_ []rows.Row, err error) {
 	var with, without []stretch
 	for turn := range turns {
 		l.say("overhead: turn %d of %d", turn+1, turns)
-		before, err := cpuOf(agent)
+		before, err := process.CPU(agent)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +65,7 @@ func (l *lab) measureOverhead(ctx context.Context) (_ []rows.Row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		after, err := cpuOf(agent)
+		after, err := process.CPU(agent)
 		if err != nil {
 			return nil, err
 		}
@@ -89,7 +90,7 @@ func (l *lab) measureOverhead(ctx context.Context) (_ []rows.Row, err error) {
 			return nil, err
 		}
 	}
-	return append(all, rows.Row{Name: agentCPU, Value: l.Median(agentCPU), Unit: "% of a core"}), l.emptyBucket(ctx)
+	return append(all, rows.Row{Name: agentCPU, Value: l.Median(agentCPU), Unit: "% of a core"}), l.EmptyBucket(ctx)
 }
 
 const agentCPU = "default settings: the agent's process, two jobs of 256 MiB"

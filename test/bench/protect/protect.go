@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/lifeboat-dev/lifeboat/test/bench/rig"
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
@@ -116,24 +114,10 @@ func (l *lab) measureOnBed(ctx context.Context) (all []rows.Row, err error) {
 			l.say("%s failed: %s", s.name, err)
 			faults = append(faults, fmt.Errorf("%s: %w", s.name, err))
 			// What it has begun would be in the way of the next one.
-			faults = append(faults, l.clear(ctx))
+			faults = append(faults, l.Clear(ctx))
 		}
 	}
 	return all, errors.Join(faults...)
-}
-
-// clear removes all jobs, and the notice.
-func (l *lab) clear(ctx context.Context) error {
-	pods, err := l.Kube.CoreV1().Pods(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list jobs: %w", err)
-	}
-	for i := range pods.Items {
-		if err := l.Remove(ctx, pods.Items[i].Name); err != nil {
-			return err
-		}
-	}
-	return errors.Join(l.Calm(ctx), l.emptyBucket(ctx))
 }
 
 func (l *lab) say(format string, args ...any) {

@@ -13,21 +13,6 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/bench/rows"
 )
 
-func TestParseCPU(t *testing.T) {
-	used, err := parseCPU("7 (a) b (c) S 1 7 7 0 -1 4194304 1 2 3 4 150 50 0 0 20 0 1 0 1 1 1")
-	require.NoError(t, err)
-	require.Equal(t, 2*time.Second, used)
-	for _, spoilt := range []string{"", "7 (a) S 1 2"} {
-		_, err := parseCPU(spoilt)
-		require.Error(t, err, spoilt)
-	}
-}
-
-func TestProcessesOfNone(t *testing.T) {
-	_, err := firstProcess("no container has this as its ID")
-	require.ErrorContains(t, err, "no process")
-}
-
 func TestSpeed(t *testing.T) {
 	at := func(seconds int) time.Time { return time.Unix(int64(seconds), 0) }
 	var lines []stamped

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/test/bed"
+	"github.com/lifeboat-dev/lifeboat/test/bench/process"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
@@ -89,6 +91,20 @@ func (r *Rig) Remove(ctx context.Context, name string) error {
 	})
 }
 
+// Clear removes all jobs and what is stored of them, and the notice.
+func (r *Rig) Clear(ctx context.Context) error {
+	pods, err := r.Kube.CoreV1().Pods(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	for i := range pods.Items {
+		if err := r.Remove(ctx, pods.Items[i].Name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(r.Calm(ctx), r.EmptyBucket(ctx))
+}
+
 // Calm takes the notice back and waits until the source node takes pods again.
 func (r *Rig) Calm(ctx context.Context) error {
 	if err := r.Node.ClearNotice(ctx); err != nil {
@@ -106,6 +122,34 @@ func (r *Rig) Calm(ctx context.Context) error {
 		}
 		return true, "", nil
 	})
+}
+
+// AgentPod is Lifeboat's agent on a node.
+func (r *Rig) AgentPod(ctx context.Context, node string) (*corev1.Pod, error) {
+	pods, err := r.Kube.CoreV1().Pods(deploy.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: "app.kubernetes.io/name=lifeboat-agent", FieldSelector: "spec.nodeName=" + node,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the agent: %w", err)
+	}
+	running := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	if len(running) != 1 {
+		return nil, fmt.Errorf("find the agent: %d pods on node %s, want 1", len(running), node)
+	}
+	return &running[0], nil
+}
+
+// AgentPID is the process of that agent on this machine.
+func (r *Rig) AgentPID(ctx context.Context, node string) (int, error) {
+	pod, err := r.AgentPod(ctx, node)
+	if err != nil {
+		return 0, err
+	}
+	id, err := ContainerID(pod)
+	if err != nil {
+		return 0, err
+	}
+	return process.First(id)
 }
 
 // ContainerID is that of the job's only container, as the OCI runtime knows it.

@@ -117,6 +117,21 @@ func (r *Rig) RemoveObject(ctx context.Context, client *minio.Client, key string
 	return nil
 }
 
+// EmptyBucket removes what jobs have left: the disk is not large.
+func (r *Rig) EmptyBucket(ctx context.Context) error {
+	client, close, err := r.Client()
+	if err != nil {
+		return err
+	}
+	defer close()
+	name := r.Bed.Bucket().Name
+	all := client.ListObjects(ctx, name, minio.ListObjectsOptions{Recursive: true})
+	for fault := range client.RemoveObjects(ctx, name, all, minio.RemoveObjectsOptions{}) {
+		return fmt.Errorf("remove %s: %w", fault.ObjectName, fault.Err)
+	}
+	return ctx.Err()
+}
+
 // NewZstd begins one plain zstd stream at the fastest level.
 func NewZstd(to io.Writer) (*zstd.Encoder, error) {
 	encoder, err := zstd.NewWriter(to, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))

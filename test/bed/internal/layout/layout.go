@@ -118,6 +118,12 @@ func (d Dir) NodeProcess(name string) string { return d.Node(name, "pid1.json") 
 // NodeNotices is the file that a node's metadata service answers from.
 func (d Dir) NodeNotices(name string) string { return d.Node(name, "notices.json") }
 
+// AuditPolicy is what the API server selects by for AuditLog.
+func (d Dir) AuditPolicy() string { return d.Path("audit-policy.yaml") }
+
+// AuditLog has a line of JSON for each request that was selected.
+func (d Dir) AuditLog() string { return d.Log("audit") }
+
 // maxSocketPath is sizeof(sun_path) - 1.
 const maxSocketPath = 107
 
@@ -156,6 +162,8 @@ type Config struct {
 	// BucketTarget is the HOST:PORT of another S3 server there; empty means the bed's own.
 	BucketTarget string
 	MonitorGrace time.Duration
+	// NoNodes leaves the nodes out. Audit says that AuditPolicy holds the API server's.
+	NoNodes, Audit bool
 	// HostAPIPort is the loopback port of the API server in the machine's root network namespace.
 	HostAPIPort int
 }

@@ -78,7 +78,7 @@ func (s *supervisor) controlPlane(ctx context.Context) error {
 }
 
 func (s *supervisor) apiserverArgs() []string {
-	return []string{
+	args := []string{
 		s.kubernetes("kube-apiserver"), "--etcd-servers=" + etcdURL,
 		"--bind-address=" + layout.HubAddress, "--advertise-address=" + layout.HubAddress,
 		"--secure-port=" + fmt.Sprint(layout.APIPort), "--service-cluster-ip-range=" + layout.ServiceRange,
@@ -93,6 +93,10 @@ func (s *supervisor) apiserverArgs() []string {
 		// There is no kube-proxy: webhooks and aggregated APIs are reached at their pods.
 		"--enable-aggregator-routing=true",
 	}
+	if s.Audit {
+		args = append(args, "--audit-policy-file="+s.Dir.AuditPolicy(), "--audit-log-path="+s.Dir.AuditLog(), "--audit-log-maxsize=4096")
+	}
+	return args
 }
 
 func (s *supervisor) controllerArgs() []string {

@@ -119,15 +119,21 @@ func (s *supervisor) up(ctx context.Context) error {
 		}
 	}
 	var g errgroup.Group
-	for _, n := range layout.Nodes() {
+	nodes := layout.Nodes()
+	if s.NoNodes {
+		nodes = nil
+	}
+	for _, n := range nodes {
 		g.Go(func() error { return s.startNode(ctx, n.Name) })
 	}
 	g.Go(func() error { return s.controlPlane(ctx) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := s.awaitNodes(ctx, began); err != nil {
-		return err
+	if !s.NoNodes {
+		if err := s.awaitNodes(ctx, began); err != nil {
+			return err
+		}
 	}
 	if err := s.serveControl(ctx); err != nil {
 		return err

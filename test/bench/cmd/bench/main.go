@@ -1,6 +1,6 @@
 // Command bench measures Lifeboat against what one would use without it; `make bench` calls it.
 //
-//	bench [--cpuprofile FILE] [PART ...] [--sizes 256MiB,1GiB] [--steps containers,growth]
+//	bench [--cpuprofile FILE] [PART ...] [--sizes 256MiB,1GiB] [--steps containers,growth] [--nodes 1000]
 package main
 
 import (
@@ -32,8 +32,9 @@ func main() {
 
 func run(ctx context.Context) error {
 	profile := pflag.String("cpuprofile", "", "write a CPU profile of this process into the `FILE`, for go tool pprof")
-	sizes := pflag.StringSlice("sizes", nil, "sizes of part snapshot's containers: 256MiB,1GiB (default: up to 8GiB)")
-	steps := pflag.StringSlice("steps", nil, "steps of part snapshot (default: all)")
+	sizes := pflag.StringSlice("sizes", nil, "sizes of containers of parts snapshot and restore: 256MiB,1GiB (default: up to 8GiB, 4GiB)")
+	steps := pflag.StringSlice("steps", nil, "steps of parts snapshot, restore and scale (default: all)")
+	nodes := pflag.Int("nodes", 0, "Nodes of part scale (default: 1000)")
 	pflag.Parse()
 	if pflag.Arg(0) == bench.MemoryVerb {
 		return measureMemory(ctx, pflag.Arg(1))
@@ -42,7 +43,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options := bench.Options{Root: root, Parts: pflag.Args(), Steps: *steps, Out: os.Stdout, Progress: os.Stderr}
+	options := bench.Options{Root: root, Parts: pflag.Args(), Steps: *steps, Nodes: *nodes, Out: os.Stdout, Progress: os.Stderr}
 	for _, size := range *sizes {
 		quantity, err := resource.ParseQuantity(strings.TrimSuffix(size, "B"))
 		if err != nil {
