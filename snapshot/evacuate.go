@@ -70,6 +70,8 @@ type Evacuator struct {
 	// heard says that a source has answered since the start, so that no notice means none.
 	heard  bool
 	failed map[string]bool // by pod UID
+	// untold are those of failed whose Checkpoint does not say so yet.
+	untold map[string]untold
 	// turns counts what was heard, acting is the turn that the round under way acts upon.
 	turns, acting int
 	wake          chan struct{}
@@ -142,7 +144,7 @@ func New(options Options) *Evacuator {
 		options.Meter = unmetered{}
 	}
 	return &Evacuator{
-		options: options, failed: map[string]bool{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
+		options: options, failed: map[string]bool{}, untold: map[string]untold{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		closing: map[string]chan struct{}{},
 		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, retired: map[sessionKey]bool{},
 	}
@@ -159,6 +161,7 @@ func (e *Evacuator) turn(n *watcher.Notice) {
 	e.notice, e.heard = n, true
 	e.turns++
 	clear(e.failed)
+	clear(e.untold) // who is tried again has another outcome
 	e.mu.Unlock()
 	e.wakeUp()
 }
@@ -221,12 +224,16 @@ func (e *Evacuator) round(ctx context.Context) error {
 	targets, fault := e.retireSuperseded(ctx, targets)
 	e.prune(targets)
 	var settled, leaving []Target
+	group := newGroup()
 	for _, t := range targets {
 		onHold := slices.ContainsFunc(held, t.Has) && !e.isInHand(t)
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
 		tried := e.hasFailed(t.PodUID) || notice != nil && t.Failed && t.Deadline.Equal(notice.Deadline)
 		switch {
 		case t.Final || t.Superseded || tried && !onHold:
+			if u, is := e.isUntold(t.PodUID); is && !t.Final && !t.Superseded {
+				group.Go(func() error { return e.tellFailed(ctx, t, u) })
+			}
 		case onHold:
 			settled = append(settled, t)
 		case len(t.Missing) > 0: // it may be whole the next time
@@ -234,7 +241,6 @@ func (e *Evacuator) round(ctx context.Context) error {
 			leaving = append(leaving, t)
 		}
 	}
-	group := newGroup()
 	for _, t := range settled {
 		group.Go(func() error { return e.settle(ctx, t, notice, heard) })
 	}
@@ -306,11 +312,35 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
 		Msg("evacuation failed, target thawed")
-	err := e.options.Journal.Failed(ctx, t, reason, cause.Error())
-	if errors.Is(err, ErrSuperseded) {
+	return e.tellFailed(ctx, t, untold{reason, cause.Error()})
+}
+
+// untold is what is to be said of a failed evacuation.
+type untold struct{ reason, message string }
+
+// tellFailed says on the Checkpoint that the evacuation of t has failed. Where that cannot be written, later rounds try again;
+// where it is somebody else's affair by now, t is frozen for good.
+func (e *Evacuator) tellFailed(ctx context.Context, t Target, u untold) error {
+	err := e.options.Journal.Failed(ctx, t, u.reason, u.message)
+	superseded := errors.Is(err, ErrSuperseded)
+	e.mu.Lock()
+	if err != nil && !superseded && e.failed[t.PodUID] {
+		e.untold[t.PodUID] = u
+	} else {
+		delete(e.untold, t.PodUID)
+	}
+	e.mu.Unlock()
+	if superseded {
 		return errors.Join(err, e.freezeForGood(ctx, t))
 	}
 	return err
+}
+
+func (e *Evacuator) isUntold(pod string) (untold, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	u, is := e.untold[pod]
+	return u, is
 }
 
 // dropDump removes the plain dumps from this node's disk.

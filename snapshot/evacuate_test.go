@@ -40,11 +40,12 @@ type node struct {
 	targets  []Target
 	dumpErrs []error
 	// finalErrs are answers of Final; landed says that the call was written down before the error.
-	finalErrs []error
-	final     *Committed
-	failed    string
-	onDump    func()
-	leaving   atomic.Bool
+	finalErrs  []error
+	failedErrs []error
+	final      *Committed
+	failed     string
+	onDump     func()
+	leaving    atomic.Bool
 	// memory is what the next dump holds beside pages-1.img, by task.
 	memory map[string][]byte
 }
@@ -141,6 +142,11 @@ func (n *node) Leaving(context.Context, Target) (bool, error) { return n.leaving
 
 func (n *node) Failed(_ context.Context, _ Target, reason, _ string) error {
 	n.log("failed")
+	if len(n.failedErrs) > 0 {
+		err := n.failedErrs[0]
+		n.failedErrs = n.failedErrs[1:]
+		return err
+	}
 	n.failed = reason
 	return nil
 }
@@ -413,6 +419,23 @@ func TestFailedTargetIsTriedOncePerNotice(t *testing.T) {
 	s.hear(notice(3 * time.Minute))
 	s.round(t)
 	require.NotNil(t, s.final)
+}
+
+// The API server is down when a target is thawed: its Checkpoint hears of it later.
+func TestFailureIsToldUntilItIsRecorded(t *testing.T) {
+	s := newScene(t)
+	s.dumpErrs = []error{errors.New("no"), errors.New("no")}
+	s.failedErrs = []error{errDown, errDown}
+	s.hear(notice(time.Minute))
+	require.ErrorIs(t, s.evacuator.round(t.Context()), errDown)
+	require.Equal(t, StatusRunning, s.status)
+	require.ErrorIs(t, s.evacuator.round(t.Context()), errDown)
+	require.Empty(t, s.failed)
+	s.round(t)
+	require.Equal(t, v1alpha1.ReasonDumpFailed, s.failed)
+	before := len(s.calls)
+	s.round(t)
+	require.Len(t, s.calls, before)
 }
 
 func TestFailureOfAnEarlierLifeCounts(t *testing.T) {

@@ -29,7 +29,7 @@ type File interface {
 	io.Closer
 }
 
-// Fetch brings a generation into a Sink. After an error Run may be called again, and goes on with the packs that have
+// Fetch brings a generation, or a part of it, into a Sink. After an error Run may be called again, and goes on with the packs that have
 // not been written wholly; Make and Finish are not called again for what they have made and finished. It is not for
 // concurrent use.
 //
@@ -43,6 +43,7 @@ type Fetch struct {
 	made, inlined, finished int
 	done                    []bool
 	pieces                  [][]piece // by pack
+	records                 []record
 	// Bytes are those of the packs read so far.
 	bytes int64
 	mu    sync.Mutex
@@ -57,18 +58,30 @@ type piece struct {
 }
 
 // Fetch prepares a fetch of the generation into sink.
-func (r *Reader) Fetch(sink Sink) *Fetch {
+func (r *Reader) Fetch(sink Sink) *Fetch { return r.FetchSome(sink, func(Entry) bool { return true }) }
+
+// FetchSome is Fetch of those entries alone that are wanted; packs without content of theirs are not read. Of a hard link, what
+// it leads to has to be wanted as well.
+func (r *Reader) FetchSome(sink Sink, wanted func(Entry) bool) *Fetch {
 	f := &Fetch{
 		reader: r, sink: sink, done: make([]bool, len(r.contents.packs)), pieces: make([][]piece, len(r.contents.packs)),
 	}
-	for i := range r.contents.records {
+	for _, rec := range r.contents.records {
+		if wanted(rec.Entry) {
+			f.records = append(f.records, rec)
+		}
+	}
+	for i := range f.records {
 		var offset int64
-		for _, ext := range r.contents.records[i].extents {
+		for _, ext := range f.records[i].extents {
 			if ext.pack != zeroPack {
 				f.pieces[ext.pack] = append(f.pieces[ext.pack], piece{record: i, offset: offset, at: ext.at, blocks: ext.blocks})
 			}
 			offset += ext.blocks * BlockSize
 		}
+	}
+	for i := range f.pieces {
+		f.done[i] = len(f.pieces[i]) == 0
 	}
 	for _, pieces := range f.pieces {
 		slices.SortStableFunc(pieces, func(a, b piece) int { return a.at - b.at })
@@ -85,7 +98,7 @@ func (f *Fetch) ReadBytes() int64 {
 
 // Run fetches. ErrPackMissing and ErrPackCorrupt name the pack; an error of the sink is returned as it is.
 func (f *Fetch) Run(ctx context.Context) error {
-	records := f.reader.contents.records
+	records := f.records
 	for ; f.made < len(records); f.made++ {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -169,7 +182,7 @@ func (f *Fetch) write(ctx context.Context, pack *openPack, pieces []piece, files
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		entry := f.reader.contents.records[p.record].Entry
+		entry := f.records[p.record].Entry
 		for p.blocks > 0 {
 			plain, err := pack.blocks(p.at, int(p.blocks))
 			if err != nil {

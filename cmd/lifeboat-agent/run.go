@@ -132,6 +132,8 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 			status, err := runc.Status(ctx, id)
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
 		},
+		Thaw:   thaw(c, runc),
+		Kill:   kill(runc),
 		OnHost: runc.OnHost,
 		Offer:  offer,
 		Images: newImages(c).of,
@@ -189,21 +191,19 @@ func (a *agent) run(ctx context.Context) error {
 	return errors.Join(group.Wait(), a.dumps.clear())
 }
 
-// sweep removes what earlier lives left, until there is nothing more: the API server may be away at first, and CRIU may be
-// at work on something.
+// sweepEvery is how often restores are looked after that nobody reports on.
+const sweepEvery = 5 * time.Second
+
+// sweep looks after restores: what lifeboat-runtime could not report while this agent was away, what pods that are gone have left.
 func (a *agent) sweep(ctx context.Context) error {
 	for {
-		done, err := a.preparer.Sweep(ctx)
-		if done || ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			a.log.Warn().Err(err).Msg("left-overs of restores not swept yet")
+		if err := a.preparer.Sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn().Err(err).Msg("restores not looked after")
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(publishAtMost):
+		case <-time.After(sweepEvery):
 		}
 	}
 }

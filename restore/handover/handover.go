@@ -14,6 +14,10 @@ const (
 	// that arrive meanwhile are appended to it, one decimal number a line, and not delivered: they would lie pending in
 	// the frozen process, be dumped with it and stop it after the restore. The agent delivers them if it thaws.
 	HoldDir = "/run/lifeboat/hold"
+	// HeldDir holds <pod UID>/<container id> for every container that `create` has restored and left frozen
+	// (ActionRestoreHeld): the file has its name from when nothing is left to do but to thaw. Signals other than KILL are
+	// kept in it as in HoldDir. The agent removes it when it thaws, `delete` when the container goes before.
+	HeldDir = "/run/lifeboat/held"
 )
 
 // PrepareRequest is POST /v1/prepare: a container is about to be created.
@@ -45,12 +49,15 @@ type AwaitRequest struct {
 const (
 	ActionCreate  = "create"
 	ActionRestore = "restore"
+	// ActionRestoreHeld restores a container of which nothing is to run before the other ones of its pod are restored: it is
+	// left frozen, and the agent thaws it. An action of its own, for a wrapper that does not know of it must not restore.
+	ActionRestoreHeld = "restore-held"
 )
 
 // PrepareReply tells the wrapper what to do. An HTTP status other than 200 has a text/plain body with the reason: the
 // wrapper fails the create with it, and the kubelet tries again later.
 type PrepareReply struct {
-	// Action is ActionCreate or ActionRestore.
+	// Action is ActionCreate, ActionRestore or ActionRestoreHeld.
 	Action string `json:"action"`
 	// ImagePath is the host path of the flat CRIU image folder, files already applied. Restore only.
 	ImagePath string `json:"imagePath,omitempty"`
@@ -63,6 +70,6 @@ type PrepareReply struct {
 // ResultRequest is POST /v1/result: how the runc restore ended. The reply has no body.
 type ResultRequest struct {
 	ContainerID string `json:"containerID"`
-	// Error is empty where the process runs again; otherwise runc's message and the last lines of CRIU's log.
+	// Error is empty where the process runs again, or stands in HeldDir; otherwise runc's message and the last lines of CRIU's log.
 	Error string `json:"error,omitempty"`
 }

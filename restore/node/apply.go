@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/layout"
@@ -23,82 +25,119 @@ var errApply = errors.New("the state could not be applied")
 // are a store.Sink whose errors are all errApply. What it may touch is bounded by their roots.
 type trees struct {
 	container string
-	images    tree
-	layer     tree
-	shm       tree
-	volumes   map[string]tree
+	// containers are all that the generation holds, fetched those whose images are here.
+	containers, fetched []string
+	images              tree
+	layer               tree
+	// volumes are those that the container sees, /dev/shm among them.
+	volumes map[string]tree
+	// foreign are the pod's other volumes.
+	foreign []string
 }
 
-// tree is one place; the zero value is one that the pod does not have.
+// tree is one place.
 type tree struct {
 	root *os.Root
 	sink *dir.Sink
+	// passed says that what comes here was applied before, or is when the container that it is of comes; it is checked
+	// at most.
+	passed bool
 }
 
-// openTrees opens the image folder, the root file system, the emptyDir volumes and /dev/shm of the container of req,
-// and empties the latter two.
-func (p *Preparer) openTrees(req handover.PrepareRequest, imagePath string) (_ *trees, err error) {
-	t := &trees{container: req.Container, volumes: map[string]tree{}}
-	defer func() {
-		if err != nil {
-			t.close()
-		}
-	}()
-	bundle := filepath.Join(p.options.HostRoot, req.Bundle)
+// openTrees opens the places of the container of t, and empties the volumes that it is the first to see.
+func (p *Preparer) openTrees(t task) (_ *trees, err error) {
+	bundle := filepath.Join(p.options.HostRoot, t.Bundle)
 	mounts, err := layout.ReadStateMounts(bundle)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errApply, err)
 	}
-	open := func(seen string, sink func(*os.Root) *dir.Sink) (opened tree) {
-		if err == nil {
-			opened.root, err = os.OpenRoot(seen)
-		}
-		if err == nil {
-			opened.sink = sink(opened.root)
-		}
-		return opened
-	}
-	t.images = open(filepath.Join(p.options.HostRoot, imagePath), dir.New)
-	t.layer = open(filepath.Join(bundle, "rootfs"), dir.NewLayer)
-	for name, source := range mounts.Volumes {
-		t.volumes[name] = open(filepath.Join(p.options.HostRoot, source), dir.New)
-	}
 	if mounts.SHM != "" {
-		t.shm = open(filepath.Join(p.options.HostRoot, mounts.SHM), dir.New)
+		mounts.Volumes[shmVolume] = mounts.SHM
 	}
+	r, err := p.touch(t, mounts.Volumes)
 	if err != nil {
-		return nil, fmt.Errorf("%w: open folders of the pod: %w", errApply, err)
+		return nil, fmt.Errorf("%w: %w", errApply, err)
 	}
-	for name, volume := range t.volumes {
-		if err := empty(volume.root); err != nil {
-			return nil, fmt.Errorf("%w: empty volume %s: %w", errApply, name, err)
+	opened := &trees{container: t.Container, containers: r.Containers, fetched: r.Fetched, volumes: map[string]tree{}, foreign: t.pod.volumes}
+	defer func() {
+		if err != nil {
+			opened.close()
+			err = fmt.Errorf("%w: open folders of the pod: %w", errApply, err)
+		}
+	}()
+	if err = opened.images.open(filepath.Join(p.folder(t.PodUID), imagesName), dir.New); err != nil {
+		return nil, err
+	}
+	if err = opened.layer.open(filepath.Join(bundle, "rootfs"), dir.NewLayer); err != nil {
+		return nil, err
+	}
+	for name, source := range mounts.Volumes {
+		volume := tree{passed: r.Volumes[name].usedBesides(t.Container)}
+		err = volume.open(filepath.Join(p.options.HostRoot, source), dir.New)
+		if err == nil && !volume.passed {
+			err = empty(volume.root)
+		}
+		opened.volumes[name] = volume
+		if err != nil {
+			return nil, fmt.Errorf("volume %s: %w", name, err)
 		}
 	}
-	if t.shm.root != nil {
-		// An attempt before this one may have left what another generation holds.
-		if err := empty(t.shm.root); err != nil {
-			return nil, fmt.Errorf("%w: empty /dev/shm: %w", errApply, err)
-		}
-	}
-	return t, nil
+	return opened, nil
 }
 
-// clearVolumes empties the emptyDir volumes and /dev/shm of the container of req.
-func (p *Preparer) clearVolumes(req handover.PrepareRequest) error {
-	mounts, err := layout.ReadStateMounts(filepath.Join(p.options.HostRoot, req.Bundle))
+func (t *tree) open(seen string, sink func(*os.Root) *dir.Sink) error {
+	root, err := os.OpenRoot(seen)
 	if err != nil {
 		return err
 	}
-	for name, source := range mounts.Volumes {
-		if err := emptyFolder(filepath.Join(p.options.HostRoot, source)); err != nil {
+	t.root, t.sink = root, sink(root)
+	return nil
+}
+
+// touch records which volumes are about to be written to, and whose writable layer: it is to be undone where the next attempt
+// comes, or the pod begins anew.
+func (p *Preparer) touch(t task, sources map[string]string) (*restoration, error) {
+	return p.edit(t.PodUID, func(r *restoration) error {
+		for name, source := range sources {
+			v := r.Volumes[name]
+			v.Source = source
+			r.Volumes[name] = v
+		}
+		if !slices.Contains(r.Layers, t.ContainerID) {
+			r.Layers = append(r.Layers, t.ContainerID)
+		}
+		return nil
+	})
+}
+
+// usedBesides tells whether another container was handed over with the volume.
+func (v volume) usedBesides(container string) bool {
+	return slices.ContainsFunc(v.Users, func(name string) bool { return name != container })
+}
+
+// mounted are the volumes that the container sees.
+func (t *trees) mounted() []string { return slices.Sorted(maps.Keys(t.volumes)) }
+
+// wants tells whether the entry has still to be brought here: with the first container of a pod all is, for what is damaged is
+// to be found before anything is restored.
+func (t *trees) wants(e store.Entry) bool {
+	if len(t.fetched) == 0 {
+		return true
+	}
+	if container, ok := strings.CutPrefix(e.Path, layout.Images+"/"); ok {
+		container, _, _ = strings.Cut(container, "/")
+		return !slices.Contains(t.fetched, container)
+	}
+	found, _, err := t.find(e.Path)
+	return err != nil || !found.passed
+}
+
+// clearVolumes empties the volumes that files of a generation were put into.
+func (p *Preparer) clearVolumes(r *restoration) error {
+	for name, v := range r.Volumes {
+		if err := emptyFolder(filepath.Join(p.options.HostRoot, v.Source)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("empty volume %s: %w", name, err)
 		}
-	}
-	if mounts.SHM == "" {
-		return nil
-	}
-	if err := emptyFolder(filepath.Join(p.options.HostRoot, mounts.SHM)); err != nil {
-		return fmt.Errorf("empty /dev/shm: %w", err)
 	}
 	return nil
 }
@@ -151,7 +190,6 @@ func (t *trees) close() {
 	}
 	t.images.close()
 	t.layer.close()
-	t.shm.close()
 }
 
 func (t tree) close() {
@@ -167,7 +205,7 @@ func (t *trees) Make(entry store.Entry) error {
 
 // Open implements store.Sink.
 func (t *trees) Open(entry store.Entry) (store.File, error) {
-	var file store.File
+	var file store.File = nowhere{}
 	err := t.apply(entry, func(sink *dir.Sink, e store.Entry) (err error) {
 		file, err = sink.Open(e)
 		return err
@@ -178,15 +216,24 @@ func (t *trees) Open(entry store.Entry) (store.File, error) {
 	return appliedFile{file}, nil
 }
 
+// nowhere is the file of what is passed over.
+type nowhere struct{}
+
+// WriteAt implements store.File.
+func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+
+// Close implements store.File.
+func (nowhere) Close() error { return nil }
+
 // Finish implements store.Sink.
 func (t *trees) Finish(entry store.Entry) error {
 	return t.apply(entry, func(sink *dir.Sink, e store.Entry) error { return sink.Finish(e) })
 }
 
 func (t *trees) apply(entry store.Entry, do func(*dir.Sink, store.Entry) error) error {
-	sink, e, err := t.locate(entry)
-	if err == nil {
-		err = do(sink, e)
+	found, e, err := t.locate(entry)
+	if err == nil && !found.passed {
+		err = do(found.sink, e)
 	}
 	return applied(err)
 }
@@ -211,14 +258,14 @@ func (f appliedFile) WriteAt(p []byte, offset int64) (int, error) {
 func (f appliedFile) Close() error { return applied(f.File.Close()) }
 
 // locate finds the tree that an entry belongs to, and the entry as it is in there.
-func (t *trees) locate(entry store.Entry) (*dir.Sink, store.Entry, error) {
+func (t *trees) locate(entry store.Entry) (tree, store.Entry, error) {
 	found, name, err := t.find(entry.Path)
 	if err == nil && found.root == t.images.root && (entry.Type != store.TypeRegular || entry.HardlinkTo != "") {
 		// CRIU would follow it, as root.
 		err = errors.New("an image must be a file of its own")
 	}
 	if err != nil {
-		return nil, entry, fmt.Errorf("%s %s: %w", entry.Type, entry.Path, err)
+		return tree{}, entry, fmt.Errorf("%s %s: %w", entry.Type, entry.Path, err)
 	}
 	if entry.HardlinkTo != "" {
 		target, first, err := t.find(entry.HardlinkTo)
@@ -226,42 +273,45 @@ func (t *trees) locate(entry store.Entry) (*dir.Sink, store.Entry, error) {
 			err = errors.New("a hard link leaves its tree")
 		}
 		if err != nil {
-			return nil, entry, fmt.Errorf("%s %s: %w", entry.Type, entry.Path, err)
+			return tree{}, entry, fmt.Errorf("%s %s: %w", entry.Type, entry.Path, err)
 		}
 		entry.HardlinkTo = first
 	}
 	entry.Path = name
-	return found.sink, entry, nil
+	return found, entry, nil
 }
 
 // find finds the tree of a path and the name in there.
 func (t *trees) find(entryPath string) (tree, string, error) {
 	first, rest, _ := strings.Cut(entryPath, "/")
+	name, below, _ := strings.Cut(rest, "/")
 	switch first {
-	case layout.Images:
-		container, image, _ := strings.Cut(rest, "/")
-		if container != t.container || image == "" || strings.Contains(image, "/") {
-			return tree{}, "", fmt.Errorf("the generation is of container %q", container)
+	case layout.Images, layout.Layers:
+		if !slices.Contains(t.containers, name) || first == layout.Images && (below == "" || strings.Contains(below, "/")) {
+			return tree{}, "", fmt.Errorf("the generation is of container %q", name)
 		}
-		return t.images, image, nil
-	case layout.Layers:
-		container, name, _ := strings.Cut(rest, "/")
-		if container != t.container {
-			return tree{}, "", fmt.Errorf("the generation is of container %q", container)
+		switch {
+		case first == layout.Images:
+			return t.images, rest, nil
+		case name != t.container:
+			return tree{passed: true}, "", nil
 		}
-		return t.layer, path.Clean("./" + name), nil
+		return t.layer, path.Clean("./" + below), nil
 	case layout.SHM:
-		if t.shm.root == nil {
+		found, ok := t.volumes[shmVolume]
+		if !ok {
 			return tree{}, "", errors.New("the pod has no /dev/shm of its own")
 		}
-		return t.shm, path.Clean("./" + rest), nil
+		return found, path.Clean("./" + rest), nil
 	case layout.Volumes:
-		volume, name, _ := strings.Cut(rest, "/")
-		found, ok := t.volumes[volume]
-		if !ok {
-			return tree{}, "", fmt.Errorf("the pod has no emptyDir volume %q", volume)
+		found, ok := t.volumes[name]
+		if !ok && slices.Contains(t.foreign, name) {
+			return tree{passed: true}, "", nil
 		}
-		return found, path.Clean("./" + name), nil
+		if !ok {
+			return tree{}, "", fmt.Errorf("the pod has no emptyDir volume %q", name)
+		}
+		return found, path.Clean("./" + below), nil
 	}
 	return tree{}, "", fmt.Errorf("unknown tree %q", first)
 }

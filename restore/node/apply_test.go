@@ -9,16 +9,18 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 	"github.com/lifeboat-dev/lifeboat/store"
 )
 
-// podOnHost lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty.
-func podOnHost(t *testing.T) (p *Preparer, req handover.PrepareRequest, host string) {
+// podOnHost lays out the folders of a container of a new pod on a host, with one emptyDir volume that is not empty. A restore of it
+// has begun.
+func podOnHost(t *testing.T) (p *Preparer, of task, host string) {
 	t.Helper()
 	host = t.TempDir()
 	const volume = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/logs"
-	for _, d := range []string{"/bundle/rootfs/etc", volume, "/shm", "/images"} {
+	for _, d := range []string{"/bundle/rootfs/etc", volume, "/shm"} {
 		require.NoError(t, os.MkdirAll(filepath.Join(host, d), 0o755))
 	}
 	config := `{"mounts": [{"destination": "/logs", "source": "` + volume + `"}, {"destination": "/dev/shm", "source": "/shm"},
@@ -26,7 +28,20 @@ func podOnHost(t *testing.T) (p *Preparer, req handover.PrepareRequest, host str
 	for name, content := range map[string]string{"/bundle/config.json": config, volume + "/of-an-init-container": "x", "/shm/of-an-attempt-before": "x", "/bundle/rootfs/etc/old": "old"} {
 		require.NoError(t, os.WriteFile(filepath.Join(host, name), []byte(content), 0o644))
 	}
-	return New(Options{HostRoot: host}), handover.PrepareRequest{Container: "main", Bundle: "/bundle"}, host
+	p = New(Options{HostRoot: host, WorkDir: "/restore"})
+	of = task{PrepareRequest: handover.PrepareRequest{PodUID: "u", Container: "main", Bundle: "/bundle"}}
+	_, err := p.begin(of, &v1alpha1.GenerationReference{Number: 1}, []string{"main"})
+	require.NoError(t, err)
+	return p, of, host
+}
+
+// opened are the places of the container.
+func opened(t *testing.T, p *Preparer, of task) *trees {
+	t.Helper()
+	trees, err := p.openTrees(of)
+	require.NoError(t, err)
+	t.Cleanup(trees.close)
+	return trees
 }
 
 func entry(kind store.Type, path string) store.Entry {
@@ -34,10 +49,8 @@ func entry(kind store.Type, path string) store.Entry {
 }
 
 func TestApply(t *testing.T) {
-	p, req, host := podOnHost(t)
-	trees, err := p.openTrees(req, "/images")
-	require.NoError(t, err)
-	defer trees.close()
+	p, of, host := podOnHost(t)
+	trees := opened(t, p, of)
 	var made []store.Entry
 	add := func(e store.Entry) {
 		require.NoError(t, trees.Make(e))
@@ -78,7 +91,7 @@ func TestApply(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(host, "bundle/rootfs/etc/old"))
 	for path, want := range map[string]string{
 		filepath.Join(volume, "train.log"): "step=1\n", filepath.Join(host, "shm/sem.x"): "sem",
-		filepath.Join(host, "images/pages-1.img"): "pages", filepath.Join(host, "bundle/rootfs/etc/hard"): "new",
+		filepath.Join(host, "restore/u/images/main/pages-1.img"): "pages", filepath.Join(host, "bundle/rootfs/etc/hard"): "new",
 	} {
 		got, err := os.ReadFile(path)
 		require.NoError(t, err)
@@ -129,7 +142,7 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 			return e
 		}(), "file of its own"},
 		{"image that is a folder: CRIU would take it for a parent", entry(store.TypeDir, "images/main/parent"), "file of its own"},
-		{"image above the folder of images", entry(store.TypeRegular, "images/main/.."), `".."`},
+		{"image above the folder of images", entry(store.TypeRegular, "images/main/.."), "path is not clean"},
 		{"layer above its root", entry(store.TypeRegular, "layers/main/../../config.json"), `".."`},
 		{"all volumes", entry(store.TypeDir, "volumes"), "no emptyDir volume"},
 		{"device", entry(store.Type(7), "layers/main/dev/sda"), "unknown type 7"},
@@ -147,12 +160,10 @@ func TestApplyRefusesWhatTheLivePodDoesNotHave(t *testing.T) {
 		{"through a symbolic link that leaves the tree", entry(store.TypeRegular, "layers/main/out/x"), "escapes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, req, host := podOnHost(t)
+			p, of, host := podOnHost(t)
 			require.NoError(t, os.Symlink(host, filepath.Join(host, "bundle/rootfs/out")))
-			trees, err := p.openTrees(req, "/images")
-			require.NoError(t, err)
-			defer trees.close()
-			err = trees.Make(c.entry)
+			trees := opened(t, p, of)
+			err := trees.Make(c.entry)
 			require.ErrorIs(t, err, errApply)
 			require.ErrorContains(t, err, c.fault)
 		})

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
@@ -16,39 +17,76 @@ import (
 // fetchAttempts is how often a fetch goes on before the claim is tried anew, from its beginning.
 const fetchAttempts = 4
 
-// fetch fences the bucket and brings images and files here, all checked. It returns how many bytes of them there are.
-func (p *Preparer) fetch(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
-	p.options.Meter.under.Inc()
-	defer p.options.Meter.under.Dec()
-	bytes, err := p.fetchInto(ctx, req, c, reply)
-	return bytes, diskFull(err)
+// bring checks that the generation is of such a pod, brings its state here and hands the container over.
+func (p *Preparer) bring(ctx context.Context, t task, checkpoint *v1alpha1.Checkpoint) (reply handover.PrepareReply, bytes int64, err error) {
+	gen := generationOf(&checkpoint.Status)
+	containers, err := t.pod.match(t, gen)
+	if err == nil {
+		err = p.checkImage(ctx, t, gen)
+	}
+	if err != nil {
+		return reply, 0, err
+	}
+	r, err := p.begin(t, gen, containers)
+	if err != nil {
+		return reply, 0, fmt.Errorf("%w: %w", errApply, err)
+	}
+	trees, bytes, err := p.fetch(ctx, t, checkpoint, r)
+	if err != nil {
+		return reply, 0, err
+	}
+	reply = p.reply(t, r)
+	if err := p.adapt(ctx, t, gen, reply.ImagePath); err != nil {
+		return reply, 0, err
+	}
+	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
+		return reply, 0, err
+	}
+	if err := p.handOver(t, trees.mounted()); err != nil {
+		return reply, 0, err
+	}
+	return reply, bytes, nil
 }
 
-func (p *Preparer) fetchInto(ctx context.Context, req handover.PrepareRequest, c *v1alpha1.Checkpoint, reply handover.PrepareReply) (int64, error) {
+// fetch brings what the container of t needs of the generation, all checked: with the first one the images of all, so that
+// what is damaged is found before any of them is restored. Files of volumes are replaced once, before the first container
+// that sees them is restored. It returns how many bytes of them there are.
+func (p *Preparer) fetch(ctx context.Context, t task, c *v1alpha1.Checkpoint, r *restoration) (*trees, int64, error) {
+	p.options.Meter.under.Inc()
+	defer p.options.Meter.under.Dec()
+	trees, bytes, err := p.fetchInto(ctx, t, c, r)
+	return trees, bytes, diskFull(err)
+}
+
+func (p *Preparer) fetchInto(ctx context.Context, t task, c *v1alpha1.Checkpoint, r *restoration) (*trees, int64, error) {
 	reader, err := p.open(ctx, c)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	if err := p.makeFolders(req.ContainerID); err != nil {
-		return 0, err
-	}
-	if c.Status.Claim.Attempts > 1 || c.Status.Claim.Fallback != nil {
-		if err := p.resetLayer(ctx, req); err != nil {
-			return 0, err
+	if slices.Contains(r.Layers, t.ContainerID) {
+		if err := p.resetLayer(ctx, t.PrepareRequest); err != nil {
+			return nil, 0, err
 		}
 	}
-	images, bytes := imageBytes(reader)
-	done, err := p.room(ctx, images)
+	trees, err := p.openTrees(t)
 	if err != nil {
-		return 0, err
-	}
-	defer done()
-	trees, err := p.openTrees(req, reply.ImagePath)
-	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	defer trees.close()
-	return bytes, run(ctx, reader.Fetch(trees), p.forget(reader))
+	images, bytes := imageBytes(reader, trees.wants)
+	done, err := p.room(ctx, t.PodUID, images)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer done()
+	if err := run(ctx, reader.FetchSome(trees, trees.wants), p.forget(reader)); err != nil {
+		return nil, 0, err
+	}
+	_, err = p.edit(t.PodUID, func(r *restoration) error {
+		r.Fetched = slices.Clone(r.Containers)
+		return nil
+	})
+	return trees, bytes, applied(err)
 }
 
 // open fences the bucket and opens what is to be restored.
@@ -106,30 +144,6 @@ func run(ctx context.Context, fetch *store.Fetch, forget func()) error {
 	return fetch.Run(ctx)
 }
 
-// makeFolders makes the folders that a restore of the container needs, without anything of an attempt that an earlier life of
-// the agent left half way. From then on Sweep leaves them alone.
-func (p *Preparer) makeFolders(containerID string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.begun[filepath.Base(containerID)] = true
-	for _, name := range []string{imagesName, workName} {
-		path := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), name)
-		if err := errors.Join(os.RemoveAll(path), os.MkdirAll(path, 0o700)); err != nil {
-			return fmt.Errorf("make folder for images: %w", err)
-		}
-	}
-	return nil
-}
-
-// dropImages removes what was fetched for a container.
-func (p *Preparer) dropImages(containerID string) error {
-	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID))
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove fetched images: %w", err)
-	}
-	return nil
-}
-
 // reasonOf is the condition reason for a failed fetch.
 func reasonOf(err error) string {
 	switch {
@@ -137,6 +151,8 @@ func reasonOf(err error) string {
 		return v1alpha1.ReasonNodeDiskFull
 	case errors.Is(err, errImage):
 		return v1alpha1.ReasonImageChanged
+	case errors.Is(err, errContainers):
+		return v1alpha1.ReasonContainersChanged
 	case errors.Is(err, errElsewhere):
 		return v1alpha1.ReasonBucketFailed
 	case errors.Is(err, store.ErrPackMissing):

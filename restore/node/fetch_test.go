@@ -85,10 +85,8 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 		{"the bucket fails for good", 1 << 20, v1alpha1.ReasonBucketFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, req, host := podOnHost(t)
-			trees, err := p.openTrees(req, "/images")
-			require.NoError(t, err)
-			defer trees.close()
+			p, of, host := podOnHost(t)
+			trees := opened(t, p, of)
 			synctest.Test(t, func(t *testing.T) {
 				b, r, packs := stored(t, image)
 				b.fails[packs[1].Key] = c.fails
@@ -100,7 +98,7 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 					return
 				}
 				require.NoError(t, err)
-				got, err := os.ReadFile(filepath.Join(host, "images/pages-1.img"))
+				got, err := os.ReadFile(filepath.Join(host, "restore/u/images/main/pages-1.img"))
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(image, got))
 			})
@@ -109,14 +107,12 @@ func TestFetchGoesOnWhereItWas(t *testing.T) {
 }
 
 func TestFailureOfThisNodeIsNotTriedAgain(t *testing.T) {
-	p, req, host := podOnHost(t)
-	trees, err := p.openTrees(req, "/images")
-	require.NoError(t, err)
-	defer trees.close()
+	p, of, host := podOnHost(t)
+	trees := opened(t, p, of)
 	_, r, _ := stored(t, bytes.Repeat([]byte("page"), 5<<20))
-	require.NoError(t, os.RemoveAll(filepath.Join(host, "images")))
+	require.NoError(t, os.RemoveAll(filepath.Join(host, "restore/u/images")))
 	begin := time.Now()
-	err = run(t.Context(), r.Fetch(trees), func() {})
+	err := run(t.Context(), r.Fetch(trees), func() {})
 	require.Less(t, time.Since(begin), tryEvery)
 	require.ErrorIs(t, err, errApply)
 	require.Equal(t, v1alpha1.ReasonRestoreFailed, reasonOf(err))

@@ -28,6 +28,9 @@ var errNothing = errors.New("no generation waits")
 // controller takes the pod away from here.
 var errUnfit = errors.New("this node cannot restore the generation")
 
+// errNotHolder: the pod does not hold the claim, or not any more.
+var errNotHolder = errors.New("this pod does not hold the claim")
+
 // rung is what a create becomes.
 type rung int
 
@@ -49,6 +52,8 @@ const (
 	outcomeNone outcome = iota
 	// outcomeUnknown: it was made and nobody reported how it ended; the process may have run.
 	outcomeUnknown
+	// outcomeInVain: one was made of this very container, and it ended without having run.
+	outcomeInVain
 )
 
 // wishes are what the pod's owner asks for, by annotations.
@@ -110,6 +115,9 @@ func choose(relation identity.Relation, status *v1alpha1.CheckpointStatus, pod t
 		if last == outcomeUnknown {
 			return giveUp
 		}
+		if last == outcomeInVain && claim.Attempts >= maxAttempts {
+			return down
+		}
 		return rungRestore
 	}
 	return giveUp
@@ -141,6 +149,9 @@ type task struct {
 	CheckpointUID types.UID `json:"checkpointUID"`
 	// KeepIPs says that the pod is to keep the addresses of the pod before.
 	KeepIPs bool `json:"keepIPs,omitempty"`
+	// joins says that other containers of the pod were restored in the attempt that is under way.
+	joins bool
+	pod   shape
 }
 
 // claim takes the waiting generation for the pod of t, or counts one more attempt under the claim that it holds.
@@ -169,8 +180,7 @@ func (p *Preparer) claim(ctx context.Context, t task) (*v1alpha1.Checkpoint, err
 		} else if status.Claim == nil || status.Claim.PodUID != pod || status.Generation == nil || status.Claim.Generation != status.Generation.Number {
 			return errNothing
 		}
-		// A dead bucket is waited for; only what CRIU was tried on counts.
-		if r := status.Condition(v1alpha1.ConditionRestored); r == nil || r.Reason != v1alpha1.ReasonBucketFailed || status.Claim.Attempts == 0 {
+		if counts(status, t.joins) {
 			status.Claim.Attempts++
 		}
 		status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonRestoreImpending,
@@ -182,6 +192,19 @@ func (p *Preparer) claim(ctx context.Context, t task) (*v1alpha1.Checkpoint, err
 		return nil, fmt.Errorf("claim generation for pod %s/%s: %w", t.Namespace, t.Pod, err)
 	}
 	return claimed, nil
+}
+
+// counts tells whether this is one more attempt: the pod's, in which its containers follow one another. A dead bucket is
+// waited for; only what CRIU was tried on counts.
+func counts(status *v1alpha1.CheckpointStatus, joins bool) bool {
+	r := status.Condition(v1alpha1.ConditionRestored)
+	switch {
+	case r == nil || status.Claim.Attempts == 0:
+		return true
+	case r.Reason == v1alpha1.ReasonRestoreImpending:
+		return !joins
+	}
+	return r.Reason != v1alpha1.ReasonBucketFailed
 }
 
 // failed records that the attempt did not bring the pod back.
@@ -210,7 +233,7 @@ func (p *Preparer) moment(ctx context.Context, t task, set func(*v1alpha1.Timeli
 func (p *Preparer) update(ctx context.Context, t task, change func(*v1alpha1.Checkpoint) error) error {
 	_, err := p.options.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
 		if c.UID != t.CheckpointUID || c.Status.Claim == nil || string(c.Status.Claim.PodUID) != t.PodUID {
-			return fmt.Errorf("pod %s/%s of UID %s does not hold the claim of checkpoint %s", t.Namespace, t.Pod, t.PodUID, t.Checkpoint)
+			return fmt.Errorf("%w of checkpoint %s: pod %s/%s of UID %s", errNotHolder, t.Checkpoint, t.Namespace, t.Pod, t.PodUID)
 		}
 		return change(c)
 	})

@@ -27,7 +27,7 @@ func ofJob(name string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "ns", Name: name, UID: types.UID(name), Labels: map[string]string{v1alpha1.LabelProtect: "true"},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "train", UID: "j", Controller: ptr.To(true)}},
-	}}
+	}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}}}}
 }
 
 // pointOf is a Checkpoint of Job train's, whose first pod has that name.
@@ -66,7 +66,7 @@ func preparer(t *testing.T, node string, server *checkpointstest.Server, pods ..
 }
 
 func requestOf(pod *corev1.Pod) handover.PrepareRequest {
-	return handover.PrepareRequest{ContainerID: "c-" + pod.Name, Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID)}
+	return handover.PrepareRequest{ContainerID: "c-" + pod.Name, Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID), Container: "main"}
 }
 
 // Three generations and four new pods of one Job on two nodes, all at once: each generation goes to one pod, no pod gets two,

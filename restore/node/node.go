@@ -18,7 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,7 +73,7 @@ type Options struct {
 	Events      record.EventRecorder
 	// HostRoot is where this process sees the host's root.
 	HostRoot string
-	// WorkDir is the host path below which images are fetched, one folder a container.
+	// WorkDir is the host path below which images are fetched, one folder a pod.
 	WorkDir string
 	// CRIUConfig is the host path of the CRIU configuration for restores.
 	CRIUConfig string
@@ -81,8 +81,11 @@ type Options struct {
 	MountInfo string
 	// OnHost runs a program in the mount namespace of the host's pid 1.
 	OnHost func(ctx context.Context, argv ...string) error
-	// Running tells whether the OCI runtime has a live container of that id.
+	// Running tells whether the OCI runtime has a live container of that id, frozen or not.
 	Running func(ctx context.Context, id string) (bool, error)
+	// Thaw lets a container of handover.HeldDir run, and gives it the signals that were kept back. Kill ends all processes
+	// of a container, none of which runs on where it is frozen. For both one that is gone is no error.
+	Thaw, Kill func(ctx context.Context, id string) error
 	// Images returns the digests of a container's image. Nil: images are not compared.
 	Images func(ctx context.Context, containerID string) ([]string, error)
 	// Offer is what this node offers to generations.
@@ -102,10 +105,13 @@ type Preparer struct {
 	arrivals *arrivals
 	fetches  *fetches
 
+	// mu is held while a restoration on disk is changed.
 	mu sync.Mutex
-	// begun are the containers for which this life of the agent has made folders; Sweep leaves those. Their times could
-	// not tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
+	// begun are the pods for which this life of the agent has made folders; Sweep leaves those. Their times could not
+	// tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
 	begun map[string]bool
+	// missed are containers, by pod, that were refused to the kubelet.
+	missed map[string][]string
 }
 
 // New returns a Preparer.
@@ -114,7 +120,7 @@ func New(options Options) *Preparer {
 	if options.Meter == nil {
 		options.Meter = NewMeter()
 	}
-	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}}
+	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}, missed: map[string][]string{}}
 	if options.Packs != nil {
 		options.Meter.packs.Store(options.Packs)
 		p.arrivals = newArrivals(&p.options)
@@ -144,6 +150,7 @@ func (p *Preparer) Prepare(ctx context.Context, req handover.PrepareRequest) (ha
 		}
 		select {
 		case <-ctx.Done():
+			p.miss(req)
 			return handover.PrepareReply{}, err
 		case <-time.After(wait):
 		}
@@ -164,42 +171,85 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
+	r, err := p.underWay(ctx, req, pod.DeletionTimestamp != nil)
+	if err != nil {
+		return handover.PrepareReply{}, err
+	}
 	points, err := p.options.Checkpoints.Of(ctx, pod)
 	if err != nil {
 		return handover.PrepareReply{}, err
 	}
 	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
-	if relation == identity.Nothing {
-		return p.create(), nil
-	}
-	outcome, err := p.outcome(ctx, req.PodUID)
-	if err != nil {
-		return handover.PrepareReply{}, err
-	}
 	wish := wishesOf(pod)
-	t := task{PrepareRequest: req, Checkpoint: checkpoint.Name, CheckpointUID: checkpoint.UID, KeepIPs: wish.keepIPs}
-	switch choose(relation, &checkpoint.Status, pod.UID, outcome, wish) {
+	t := task{PrepareRequest: req, KeepIPs: wish.keepIPs, pod: shapeOf(pod)}
+	next, last := rungCreate, outcomeOf(r, req.Container)
+	if relation != identity.Nothing {
+		t.Checkpoint, t.CheckpointUID = checkpoint.Name, checkpoint.UID
+		next = choose(relation, &checkpoint.Status, pod.UID, last, wish)
+	}
+	if slices.Contains(t.pod.inits, req.Container) && next != rungEvacuated {
+		return p.create(), nil // it runs again in every pod
+	}
+	if next == rungFallBack && r.whole(next, req.Container) && r.stays(req.Container) {
+		next = rungStartClean // its containers cannot be made once more
+	}
+	if next == rungRestore && p.incomplete(t.pod, req) {
+		if r == nil {
+			return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errIncomplete)
+		}
+		return handover.PrepareReply{}, errors.Join(errIncomplete, p.beginAnew(ctx, req.PodUID, false))
+	}
+	others := r != nil && len(r.others(req.Container)) > 0
+	if next == rungRestore && others && (relation != identity.Own || r.Task.CheckpointUID != t.CheckpointUID) {
+		next = rungStartClean // what its other containers were restored from is not there any more
+	}
+	t.joins = others && last == outcomeNone
+	return p.take(ctx, next, t, r, checkpoint)
+}
+
+// underWay settles what is known of the restore that is under way in the pod and returns it; nil for none.
+func (p *Preparer) underWay(ctx context.Context, req handover.PrepareRequest, leaving bool) (*restoration, error) {
+	r, err := p.load(req.PodUID)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	if err := p.settle(ctx, r); err != nil {
+		return nil, err
+	}
+	return p.enter(ctx, req, leaving)
+}
+
+// take does what a rung says.
+func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, checkpoint *v1alpha1.Checkpoint) (handover.PrepareReply, error) {
+	var none handover.PrepareReply
+	if next == rungFallBack {
+		if err := p.fallBack(ctx, t); err != nil {
+			return none, err
+		}
+	}
+	if r.whole(next, t.Container) {
+		if err := p.beginAnew(ctx, t.PodUID, next == rungFail); err != nil {
+			return none, err
+		}
+		if next != rungFail {
+			return none, fmt.Errorf("pod %s/%s has to begin anew as a whole", t.Namespace, t.Pod)
+		}
+	}
+	switch next {
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
-		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s has been evacuated from this node and must not start again",
-			errRefused, req.Namespace, req.Pod)
+		return none, fmt.Errorf("%w: pod %s/%s has been evacuated from this node and must not start again", errRefused, t.Namespace, t.Pod)
 	case rungWait:
-		return handover.PrepareReply{}, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, checkpoint.Name, errWait)
+		return none, fmt.Errorf("checkpoint %s/%s: %w", t.Namespace, t.Checkpoint, errWait)
 	case rungFail:
 		p.options.Meter.ended(outcomeRefused)
-		return handover.PrepareReply{}, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s",
-			errRefused, req.Namespace, req.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
+		return none, fmt.Errorf("%w: generation of pod %s/%s cannot be restored and annotation %s forbids a clean start: %s", errRefused,
+			t.Namespace, t.Pod, v1alpha1.AnnotationOnRestoreFailure, checkpoint.Status.Condition(v1alpha1.ConditionRestored).Message)
 	case rungStartClean:
-		return p.startClean(ctx, t)
-	case rungFallBack:
-		if err := p.fallBack(ctx, t); err != nil {
-			return handover.PrepareReply{}, err
-		}
-		return p.restore(ctx, t)
-	default:
-		return p.restore(ctx, t)
+		return p.startClean(ctx, t, r)
 	}
+	return p.restore(ctx, t)
 }
 
 // live returns the pod of a request; errRefused where it is gone.
@@ -241,47 +291,29 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 		return handover.PrepareReply{}, err
 	}
 	gen := generationOf(&checkpoint.Status)
-	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("checkpoint", t.Checkpoint).
+	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.Container).Str("checkpoint", t.Checkpoint).
 		Int64("generation", gen.Number).Int64("epoch", checkpoint.Status.Epoch).Logger()
 	log.Info().Int32("attempt", checkpoint.Status.Claim.Attempts).Msg("claimed")
-	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
-		fmt.Sprintf("restoring generation %d of checkpoint %s", gen.Number, t.Checkpoint))
-
-	dir := filepath.Join(p.options.WorkDir, filepath.Base(t.ContainerID))
-	reply := handover.PrepareReply{
-		Action: handover.ActionRestore, ImagePath: filepath.Join(dir, imagesName), WorkPath: filepath.Join(dir, workName),
-		CRIUConfig: p.options.CRIUConfig,
+	if !t.joins {
+		p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonClaimed,
+			fmt.Sprintf("restoring generation %d of checkpoint %s", gen.Number, t.Checkpoint))
 	}
 	begin := time.Now()
-	var bytes int64
-	if err = p.checkImage(ctx, t, gen); err == nil {
-		bytes, err = p.fetch(ctx, t.PrepareRequest, checkpoint, reply)
-	}
-	if err == nil {
-		err = p.adapt(ctx, t, gen, reply.ImagePath)
+	reply, bytes, err := p.bring(ctx, t, checkpoint)
+	if errors.Is(err, errRefused) {
+		return handover.PrepareReply{}, err
 	}
 	if err != nil {
-		return handover.PrepareReply{}, p.notRestored(ctx, t, err)
+		return handover.PrepareReply{}, errors.Join(err, p.failed(ctx, t, reasonOf(err), err.Error()), p.takeBack(t))
 	}
 	p.options.Meter.fetchedIn(time.Since(begin), bytes)
 	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")
-	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
-		return handover.PrepareReply{}, errors.Join(err, p.dropImages(t.ContainerID))
-	}
-	if err := p.handOver(t); err != nil {
-		return handover.PrepareReply{}, p.notRestored(ctx, t, err)
-	}
 	return reply, nil
 }
 
-// notRestored records why nothing was handed to CRIU, and removes what was fetched. It returns the cause.
-func (p *Preparer) notRestored(ctx context.Context, t task, cause error) error {
-	return errors.Join(cause, p.failed(ctx, t, reasonOf(cause), cause.Error()), p.dropImages(t.ContainerID))
-}
-
 // startClean gives up on the generation: the files brought for it go, and the pod starts as Kubernetes would start it.
-func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareReply, error) {
-	if err := errors.Join(p.clearVolumes(t.PrepareRequest), p.resetLayer(ctx, t.PrepareRequest)); err != nil {
+func (p *Preparer) startClean(ctx context.Context, t task, r *restoration) (handover.PrepareReply, error) {
+	if err := p.clear(ctx, t, r); err != nil {
 		return handover.PrepareReply{}, err
 	}
 	var cause string
@@ -300,7 +332,18 @@ func (p *Preparer) startClean(ctx context.Context, t task) (handover.PrepareRepl
 	p.arrivals.end(types.UID(t.PodUID))
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeWarning, v1alpha1.ReasonStartedClean,
 		"started from the beginning, for its generation could not be restored: "+cause)
-	return p.create(), nil
+	return p.create(), p.drop(t.PodUID)
+}
+
+// clear removes what was brought to the volumes of the pod and to the container's writable layer.
+func (p *Preparer) clear(ctx context.Context, t task, r *restoration) error {
+	if r == nil {
+		return nil
+	}
+	if err := p.clearVolumes(r); err != nil || !slices.Contains(r.Layers, t.ContainerID) {
+		return err
+	}
+	return p.resetLayer(ctx, t.PrepareRequest)
 }
 
 func (p *Preparer) event(uid types.UID, req handover.PrepareRequest, kind, reason, message string) {

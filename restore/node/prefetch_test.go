@@ -123,10 +123,8 @@ func TestPacksAreHereBeforeTheCreateAsks(t *testing.T) {
 			clear(n.bucket.reads)
 			reader, err := n.options.Store.Open(t.Context(), store.Target{Cluster: "c", Namespace: "ns", Name: "old", UID: "ckpt-old"}, 1, 0)
 			require.NoError(t, err)
-			_, req, host := podOnHost(t)
-			trees, err := New(Options{HostRoot: host}).openTrees(req, "/images")
-			require.NoError(t, err)
-			defer trees.close()
+			p, of, _ := podOnHost(t)
+			trees := opened(t, p, of)
 			require.NoError(t, run(t.Context(), reader.Fetch(trees), n.forget(reader)))
 			for key := range n.bucket.reads {
 				require.NotContains(t, key, "/packs/", "read from the disk")

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,96 +18,52 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
 )
 
-// recordName is the file beside the fetched images that says for whom they were handed to CRIU. It exists from before
-// the wrapper is answered until the outcome is on the Checkpoint.
-const recordName = "handed-over.json"
-
-// imagesName and workName are the folders for CRIU's images and logs beside it.
-const imagesName, workName = "images", "work"
-
-func (p *Preparer) recordPath(containerID string) string {
-	return filepath.Join(p.options.HostRoot, p.options.WorkDir, filepath.Base(containerID), recordName)
+// outcomeOf tells what is known of the handovers of r, nil for none, when a container of that name is created. What runs by
+// now was settled before.
+func outcomeOf(r *restoration, container string) outcome {
+	switch {
+	case r == nil || len(r.Handed) == 0:
+		return outcomeNone
+	case !r.several():
+		return outcomeUnknown
+	}
+	if _, again := r.Handed[container]; again {
+		return outcomeInVain
+	}
+	return outcomeNone
 }
 
-// handOver writes the record, durably: after a crash it alone tells that CRIU may have been started.
-func (p *Preparer) handOver(t task) error {
-	content, err := json.Marshal(t)
-	if err != nil {
-		return fmt.Errorf("encode handover: %w", err)
-	}
-	f, err := os.OpenFile(p.recordPath(t.ContainerID), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("record handover: %w", diskFull(err))
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		// Nobody has been answered, so there is no handover, and half a record would be in the way of all others.
-		return fmt.Errorf("record handover: %w", diskFull(errors.Join(err, os.Remove(f.Name()))))
-	}
-	return nil
-}
-
-// handedOver reads the records of this node.
-func (p *Preparer) handedOver() ([]task, error) {
-	names, err := filepath.Glob(filepath.Join(p.options.HostRoot, p.options.WorkDir, "*", recordName))
-	if err != nil {
-		return nil, fmt.Errorf("list handovers: %w", err)
-	}
-	var records []task
-	for _, name := range names {
-		content, err := os.ReadFile(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read handover: %w", err)
-		}
-		var t task
-		if err := json.Unmarshal(content, &t); err != nil {
-			return nil, fmt.Errorf("decode handover %s: %w", name, err)
-		}
-		records = append(records, t)
-	}
-	return records, nil
-}
-
-// outcome tells whether a handover for that pod is on record. A container that runs is settled as restored before.
-func (p *Preparer) outcome(ctx context.Context, podUID string) (outcome, error) {
-	if err := p.Reconcile(ctx); err != nil {
-		return outcomeNone, err
-	}
-	records, err := p.handedOver()
-	if err != nil {
-		return outcomeNone, err
-	}
-	for _, r := range records {
-		if r.PodUID == podUID {
-			return outcomeUnknown, nil
-		}
-	}
-	return outcomeNone, nil
-}
-
-// Reconcile settles handovers whose result was never posted (this agent was away): a container that runs was restored.
+// Reconcile settles the restorations of this node: what nobody has reported yet is found out, and what was decided is done to its end.
 func (p *Preparer) Reconcile(ctx context.Context) error {
-	records, err := p.handedOver()
+	all, err := p.loadAll()
 	if err != nil {
 		return err
 	}
-	for _, r := range records {
-		running, err := p.options.Running(ctx, r.ContainerID)
-		if err != nil {
+	var faults []error
+	for _, r := range all {
+		faults = append(faults, p.settle(ctx, r))
+	}
+	return errors.Join(faults...)
+}
+
+// settle brings one restoration as far as it can go by itself.
+func (p *Preparer) settle(ctx context.Context, r *restoration) error {
+	switch {
+	case r.Ending:
+		return p.end(ctx, r)
+	case r.Leaving:
+		return p.tellLeaving(ctx, r)
+	case r.Over:
+		return nil
+	case r.several():
+		return p.settleHeld(ctx, r)
+	}
+	for _, h := range r.Handed {
+		running, err := p.options.Running(ctx, h.ID)
+		if err != nil || !running {
 			return err
 		}
-		if !running {
-			continue
-		}
-		if err := p.restored(ctx, r); err != nil {
-			return err
-		}
+		return p.restored(ctx, r.Task)
 	}
 	return nil
 }
@@ -116,68 +71,51 @@ func (p *Preparer) Reconcile(ctx context.Context) error {
 // restoring is how long after a handover CRIU may be reading images: longer than the wrapper waits for it.
 const restoring = 2 * time.Minute
 
-// Sweep settles what an earlier life of the agent left: handovers whose containers run are recorded as restored, and images
-// that nobody reads any more are removed. Records of handovers with an unknown outcome stay as long as their pod. It says
-// whether it is done; where CRIU may still be reading, it is to be called again.
-func (p *Preparer) Sweep(ctx context.Context) (done bool, err error) {
-	if err := p.Reconcile(ctx); err != nil {
-		return false, err
-	}
-	keep, err := p.awaited(ctx)
-	if err != nil {
-		return false, err
-	}
+// Sweep settles restorations, and removes images that nobody reads any more: those of an earlier life of the agent, and those
+// of pods that are gone. Records of handovers with an unknown outcome stay as long as their pod. It is to be called again
+// and again.
+func (p *Preparer) Sweep(ctx context.Context) error {
+	fault := p.Reconcile(ctx)
 	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir)
 	folders, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("list fetched images: %w", err)
+		return errors.Join(fault, fmt.Errorf("list fetched images: %w", err))
 	}
-	done = true
 	for _, f := range folders {
-		stale := filepath.Join(dir, f.Name())
-		if keep[f.Name()] {
-			if p.mayBeRead(f.Name()) {
-				done = false
-				continue
-			}
-			stale = filepath.Join(stale, imagesName)
-		}
-		if err := p.sweepFolder(f.Name(), stale); err != nil {
-			return false, err
-		}
+		fault = errors.Join(fault, p.sweepFolder(ctx, f.Name()))
 	}
-	return done, nil
+	return fault
 }
 
-// awaited are the containers with an unknown outcome whose pods are still there.
-func (p *Preparer) awaited(ctx context.Context) (map[string]bool, error) {
-	records, err := p.handedOver()
+// sweepFolder removes what is stale of a pod's folder.
+func (p *Preparer) sweepFolder(ctx context.Context, podUID string) error {
+	r, err := p.load(podUID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	awaited := map[string]bool{}
-	for _, r := range records {
-		pod, err := p.options.Client.CoreV1().Pods(r.Namespace).Get(ctx, r.Pod, metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("get pod %s/%s: %w", r.Namespace, r.Pod, err)
+	if r != nil {
+		there, err := p.there(ctx, r.Task)
+		if err != nil {
+			return err
 		}
-		awaited[r.ContainerID] = err == nil && string(pod.UID) == r.PodUID
+		if !there {
+			return p.drop(podUID)
+		}
 	}
-	return awaited, nil
-}
-
-// mayBeRead says whether the container was handed to CRIU so lately that CRIU may still be at it.
-func (p *Preparer) mayBeRead(containerID string) bool {
-	info, err := os.Stat(p.recordPath(containerID))
-	return err == nil && time.Since(info.ModTime()) < restoring
-}
-
-// sweepFolder removes what is stale of a container's folder, unless a restore into it has begun.
-func (p *Preparer) sweepFolder(containerID, stale string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.begun[containerID] {
+	if p.begun[podUID] || r != nil && (r.several() || mayBeRead(r)) {
 		return nil
+	}
+	stale := p.folder(podUID)
+	if r != nil {
+		if r, err = p.load(podUID); err != nil || r == nil {
+			return err
+		}
+		stale = filepath.Join(stale, imagesName)
+		if r.Fetched = nil; p.save(r) != nil {
+			return fmt.Errorf("forget images of pod %s/%s", r.Task.Namespace, r.Task.Pod)
+		}
 	}
 	if err := os.RemoveAll(stale); err != nil {
 		return fmt.Errorf("remove fetched images: %w", err)
@@ -185,27 +123,62 @@ func (p *Preparer) sweepFolder(containerID, stale string) error {
 	return nil
 }
 
+// there tells whether the pod of t is still in the API.
+func (p *Preparer) there(ctx context.Context, t task) (bool, error) {
+	pod, err := p.options.Client.CoreV1().Pods(t.Namespace).Get(ctx, t.Pod, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("get pod %s/%s: %w", t.Namespace, t.Pod, err)
+	}
+	return err == nil && string(pod.UID) == t.PodUID, nil
+}
+
+// mayBeRead says whether a container was handed to CRIU so lately that CRIU may still be at it.
+func mayBeRead(r *restoration) bool {
+	for _, h := range r.Handed {
+		if time.Since(h.Time) < restoring {
+			return true
+		}
+	}
+	return false
+}
+
 // Result takes the outcome of a runc restore. One that is posted again, because the first answer was lost, changes nothing.
 func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error {
-	content, err := os.ReadFile(p.recordPath(res.ContainerID))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	r, container, err := p.handedOver(res.ContainerID)
+	if err != nil || r == nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("read handover of container %s: %w", res.ContainerID, err)
-	}
-	var t task
-	if err := json.Unmarshal(content, &t); err != nil {
-		return fmt.Errorf("decode handover of container %s: %w", res.ContainerID, err)
+	t := r.Task
+	t.Container, t.ContainerID = container, res.ContainerID
+	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.Container).Logger()
+	if res.Error == "" && r.several() {
+		log.Info().Msg("restored, and held until the other containers of its pod are")
+		return p.settle(ctx, r)
 	}
 	if res.Error == "" {
 		return p.restored(ctx, t)
 	}
-	p.options.Log.Error().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("cause", res.Error).Msg("restore failed")
+	log.Error().Str("cause", res.Error).Msg("restore failed")
 	if err := p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
 		return err
 	}
-	return p.dropImages(t.ContainerID)
+	return p.takeBack(t)
+}
+
+// handedOver finds the restoration that a container was handed over in; nil where it was in none.
+func (p *Preparer) handedOver(containerID string) (*restoration, string, error) {
+	all, err := p.loadAll()
+	if err != nil {
+		return nil, "", err
+	}
+	for _, r := range all {
+		for name, h := range r.Handed {
+			if h.ID == containerID {
+				return r, name, nil
+			}
+		}
+	}
+	return nil, "", nil
 }
 
 // restored records that the pod runs again, and removes its images, which CRIU has read to the end.
@@ -226,6 +199,11 @@ func (p *Preparer) restored(ctx context.Context, t task) error {
 			fmt.Sprintf("generation %d runs on node %s%s", number, p.options.NodeName, instead))
 		return nil
 	})
+	if errors.Is(err, errNotHolder) || apierrors.IsNotFound(err) {
+		// It runs, and there is nobody to tell.
+		p.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("restored, not recorded")
+		return p.drop(t.PodUID)
+	}
 	if err != nil {
 		return err
 	}
@@ -237,5 +215,5 @@ func (p *Preparer) restored(ctx context.Context, t task) error {
 	p.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Int64("generation", number).Msg("restored")
 	p.event(types.UID(t.PodUID), t.PrepareRequest, corev1.EventTypeNormal, v1alpha1.ReasonRestored,
 		fmt.Sprintf("goes on from generation %d of checkpoint %s%s", number, t.Checkpoint, instead))
-	return p.dropImages(t.ContainerID)
+	return p.drop(t.PodUID)
 }

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -30,12 +29,25 @@ func handedOverScene(t *testing.T, running bool) (*Preparer, *checkpointstest.Se
 		Events:  record.NewFakeRecorder(10),
 		Running: func(context.Context, string) (bool, error) { return running, nil },
 	})
-	dir := filepath.Join(host, "restore", "c1")
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, imagesName), 0o700))
-	require.NoError(t, p.handOver(task{Checkpoint: "job", CheckpointUID: "ckpt-1", PrepareRequest: handover.PrepareRequest{
+	of := task{Checkpoint: "job", CheckpointUID: "ckpt-1", PrepareRequest: handover.PrepareRequest{
 		ContainerID: "c1", Namespace: "ns", Pod: "job", PodUID: "new", Container: "main",
-	}}))
+	}}
+	_, err := p.begin(of, &v1alpha1.GenerationReference{Number: 1}, []string{"main"})
+	require.NoError(t, err)
+	require.NoError(t, p.handOver(of, nil))
+	delete(p.begun, "new") // it was an earlier life of the agent
+	dir := p.folder("new")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, imagesName, "main"), 0o700))
 	return p, server, dir
+}
+
+// last is what is known of the handover.
+func last(t *testing.T, p *Preparer) outcome {
+	t.Helper()
+	require.NoError(t, p.Reconcile(t.Context()))
+	r, err := p.load("new")
+	require.NoError(t, err)
+	return outcomeOf(r, "main")
 }
 
 func TestResult(t *testing.T) {
@@ -47,7 +59,7 @@ func TestResult(t *testing.T) {
 			p, server, dir := handedOverScene(t, false)
 			require.NoError(t, p.Result(t.Context(), handover.ResultRequest{ContainerID: "c1", Error: c.fault}))
 			require.Equal(t, c.reason, server.Get("ns", "job").Status.Condition(v1alpha1.ConditionRestored).Reason)
-			require.NoDirExists(t, dir, "images of a target stay on no disk")
+			require.NoDirExists(t, filepath.Join(dir, imagesName, "main"), "images of a target stay on no disk")
 			require.NoError(t, p.Result(t.Context(), handover.ResultRequest{ContainerID: "c1"}), "posted again")
 			require.Equal(t, c.reason, server.Get("ns", "job").Status.Condition(v1alpha1.ConditionRestored).Reason)
 		})
@@ -57,60 +69,52 @@ func TestResult(t *testing.T) {
 func TestHandoverWithoutAResult(t *testing.T) {
 	t.Run("the container runs", func(t *testing.T) {
 		p, server, dir := handedOverScene(t, true)
-		last, err := p.outcome(t.Context(), "new")
-		require.NoError(t, err)
-		require.Equal(t, outcomeNone, last)
+		require.Equal(t, outcomeNone, last(t, p))
 		require.True(t, server.Get("ns", "job").Status.IsTrue(v1alpha1.ConditionRestored))
 		require.NoDirExists(t, dir)
 	})
 	t.Run("the container is gone: it may have run", func(t *testing.T) {
 		p, _, dir := handedOverScene(t, false)
-		last, err := p.outcome(t.Context(), "new")
-		require.NoError(t, err)
-		require.Equal(t, outcomeUnknown, last)
-		requireSweep(t, p, false)
+		require.Equal(t, outcomeUnknown, last(t, p))
+		require.NoError(t, p.Sweep(t.Context()))
 		require.DirExists(t, filepath.Join(dir, imagesName), "CRIU may be reading them: the wrapper outlives the agent")
-		past := time.Now().Add(-restoring)
-		require.NoError(t, os.Chtimes(filepath.Join(dir, recordName), past, past))
-		requireSweep(t, p, true)
+		long(t, p, "new")
+		require.NoError(t, p.Sweep(t.Context()))
 		require.NoDirExists(t, filepath.Join(dir, imagesName))
 		require.FileExists(t, filepath.Join(dir, recordName), "the record outlives the images as long as the pod is there")
 		require.NoError(t, p.options.Client.CoreV1().Pods("ns").Delete(t.Context(), "job", metav1.DeleteOptions{}))
-		requireSweep(t, p, true)
+		require.NoError(t, p.Sweep(t.Context()))
 		require.NoDirExists(t, dir)
 	})
 }
 
-func requireSweep(t *testing.T, p *Preparer, done bool) {
+// long lets the handovers of a pod have been long ago.
+func long(t *testing.T, p *Preparer, podUID string) {
 	t.Helper()
-	got, err := p.Sweep(t.Context())
+	_, err := p.edit(podUID, func(r *restoration) error {
+		for name, h := range r.Handed {
+			h.Time = h.Time.Add(-restoring)
+			r.Handed[name] = h
+		}
+		return nil
+	})
 	require.NoError(t, err)
-	require.Equal(t, done, got)
 }
 
 func TestSweepLeavesRestoresUnderWay(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		begun bool
-		age   time.Duration
 	}{
-		{"begun, in a folder just made", true, 0},
-		{"begun, in a folder stamped by a clock that lags", true, 5 * time.Millisecond},
-		{"begun anew, in the folder of an earlier life", true, time.Hour},
-		{"not begun, in a folder as young as this life", false, 0},
+		{"of this life", true},
+		{"of an earlier life", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, _, dir := handedOverScene(t, false)
-			images := filepath.Join(filepath.Dir(dir), "c2", imagesName)
-			require.NoError(t, os.MkdirAll(images, 0o700))
-			if c.begun {
-				require.NoError(t, p.makeFolders("c2"))
-			}
-			stamp := time.Now().Add(-c.age)
-			require.NoError(t, os.Chtimes(filepath.Dir(images), stamp, stamp))
-			_, err := p.Sweep(t.Context())
-			require.NoError(t, err)
-			_, err = os.Stat(images)
+			require.NoError(t, os.Remove(filepath.Join(dir, recordName)))
+			p.begun["new"] = c.begun
+			require.NoError(t, p.Sweep(t.Context()))
+			_, err := os.Stat(filepath.Join(dir, imagesName))
 			require.Equal(t, c.begun, err == nil)
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -65,9 +66,13 @@ func (f *fetches) enter(ctx context.Context) (waited bool, err error) {
 
 func (f *fetches) leave() { <-f.places }
 
-// imageBytes is what a generation's images take on the disk until CRIU has read them.
-func imageBytes(reader *store.Reader) (images, all int64) {
+// imageBytes is what those images of a generation that are wanted take on the disk until CRIU has read them, and what all that is
+// wanted takes.
+func imageBytes(reader *store.Reader, wanted func(store.Entry) bool) (images, all int64) {
 	for e := range reader.Entries() {
+		if !wanted(e) {
+			continue
+		}
 		all += e.Size
 		if strings.HasPrefix(e.Path, layout.Images+"/") {
 			images += e.Size
@@ -76,9 +81,15 @@ func imageBytes(reader *store.Reader) (images, all int64) {
 	return images, all
 }
 
-// room makes room for images on the disk: what was prefetched makes way, and images of other restores are waited for. It never
+// othersRead tells whether images of other pods are here to be read by CRIU.
+func (p *Preparer) othersRead(podUID string) (bool, error) {
+	all, err := p.loadAll()
+	return slices.ContainsFunc(all, func(r *restoration) bool { return r.Task.PodUID != podUID && len(r.Handed) > 0 }), err
+}
+
+// room makes room for images of a pod on the disk: what was prefetched makes way, and images of other restores are waited for. It never
 // refuses: sizes are of files that may have holes, so what does not fit is the disk's to say. done gives the promise back.
-func (p *Preparer) room(ctx context.Context, bytes int64) (done func(), err error) {
+func (p *Preparer) room(ctx context.Context, podUID string, bytes int64) (done func(), err error) {
 	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir)
 	begin := time.Now()
 	for {
@@ -90,11 +101,11 @@ func (p *Preparer) room(ctx context.Context, bytes int64) (done func(), err erro
 			p.options.Packs.Clear()
 			continue
 		}
-		records, err := p.handedOver()
+		read, err := p.othersRead(podUID)
 		if err != nil {
 			return nil, err
 		}
-		if !fits && (others || len(records) > 0) && time.Since(begin) < roomWait {
+		if !fits && (others || read) && time.Since(begin) < roomWait {
 			select {
 			case <-ctx.Done():
 				return nil, fmt.Errorf("%w: waited for other restores: %w", errDiskFull, ctx.Err())

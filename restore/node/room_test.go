@@ -98,7 +98,7 @@ func smallDisk(t *testing.T, kib string, packs *cache.Bucket) (p *Preparer, dir 
 func TestRoom(t *testing.T) {
 	t.Run("what fits is promised and given back", func(t *testing.T) {
 		p, _ := smallDisk(t, "1024", nil)
-		done, err := p.room(t.Context(), 600<<10)
+		done, err := p.room(t.Context(), "u", 600<<10)
 		require.NoError(t, err)
 		fits, others, err := p.fetches.promise(filepath.Join(p.options.HostRoot, "restore"), 600<<10)
 		require.NoError(t, err)
@@ -110,13 +110,13 @@ func TestRoom(t *testing.T) {
 	t.Run("images of others are waited for", func(t *testing.T) {
 		p, dir := smallDisk(t, "1024", nil)
 		synctest.Test(t, func(t *testing.T) {
-			first, err := p.room(t.Context(), 600<<10)
+			first, err := p.room(t.Context(), "u", 600<<10)
 			require.NoError(t, err)
 			go func() {
 				<-time.After(5 * time.Second)
 				first()
 			}()
-			second, err := p.room(t.Context(), 600<<10)
+			second, err := p.room(t.Context(), "u", 600<<10)
 			require.NoError(t, err)
 			require.EqualValues(t, 600<<10, p.fetches.promised, "the first has given its own back")
 			second()
@@ -125,7 +125,7 @@ func TestRoom(t *testing.T) {
 	})
 	t.Run("nobody else will make room: the disk has the last word", func(t *testing.T) {
 		p, _ := smallDisk(t, "1024", nil)
-		done, err := p.room(t.Context(), 10<<20)
+		done, err := p.room(t.Context(), "u", 10<<20)
 		require.NoError(t, err)
 		done()
 		require.Zero(t, p.fetches.promised)
@@ -139,7 +139,7 @@ func TestRoom(t *testing.T) {
 		require.NoError(t, err)
 		p.options.Packs = packs
 		require.NoError(t, packs.Bring(t.Context(), "pod", "p/a", 800<<10))
-		done, err := p.room(t.Context(), 600<<10)
+		done, err := p.room(t.Context(), "u", 600<<10)
 		require.NoError(t, err)
 		defer done()
 		require.Zero(t, packs.Stats().Bytes)
@@ -149,22 +149,20 @@ func TestRoom(t *testing.T) {
 // A full disk is told by its name, and nothing of the fetch stays.
 func TestAFullDisk(t *testing.T) {
 	p, dir := smallDisk(t, "256", nil)
-	_, req, host := podOnHost(t)
+	_, of, host := podOnHost(t)
 	require.NoError(t, os.Rename(filepath.Join(host, "bundle"), filepath.Join(p.options.HostRoot, "bundle")))
 	for _, d := range []string{"shm", "var"} {
 		require.NoError(t, os.Rename(filepath.Join(host, d), filepath.Join(p.options.HostRoot, d)))
 	}
-	req.ContainerID = "c1"
-	require.NoError(t, p.makeFolders("c1"))
-	trees, err := p.openTrees(req, "/restore/c1/images")
+	_, err := p.begin(of, &v1alpha1.GenerationReference{Number: 1}, []string{"main"})
 	require.NoError(t, err)
-	defer trees.close()
+	trees := opened(t, p, of)
 	_, r, _ := stored(t, []byte(strings.Repeat("page of the job ", 2<<20)))
 	err = diskFull(run(t.Context(), r.Fetch(trees), func() {}))
 	require.ErrorIs(t, err, errDiskFull)
 	require.ErrorContains(t, err, "free room there")
 	require.Equal(t, v1alpha1.ReasonNodeDiskFull, reasonOf(err))
-	require.NoError(t, p.dropImages("c1"))
+	require.NoError(t, p.drop("u"))
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, left)
@@ -173,17 +171,18 @@ func TestAFullDisk(t *testing.T) {
 // A record that cannot be written whole would be in the way of every other restore.
 func TestHalfAHandoverIsNone(t *testing.T) {
 	p, dir := smallDisk(t, "64", nil)
-	require.NoError(t, p.makeFolders("c1"))
+	of := taskOf("new")
+	of.ContainerID = "c1"
+	_, err := p.begin(of, &v1alpha1.GenerationReference{Number: 1}, []string{"main"})
+	require.NoError(t, err)
 	filler, err := os.Create(filepath.Join(dir, "filler"))
 	require.NoError(t, err)
 	_, err = filler.Write(make([]byte, 1<<20))
 	require.ErrorIs(t, err, syscall.ENOSPC)
 	require.NoError(t, filler.Close())
-	task := taskOf("new")
-	task.ContainerID = "c1"
-	err = p.handOver(task)
+	err = p.handOver(of, nil)
 	require.ErrorIs(t, err, errDiskFull)
-	records, err := p.handedOver()
+	r, err := p.load("new")
 	require.NoError(t, err)
-	require.Empty(t, records)
+	require.Empty(t, r.Handed)
 }

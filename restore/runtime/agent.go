@@ -46,8 +46,10 @@ func newAgentClient(socket string, pause time.Duration) *agentClient {
 type question struct {
 	agent   *agentClient
 	request handover.PrepareRequest
-	// insist waits for an agent that is not there, until the context ends. Otherwise its answer is a plain create.
+	// insist waits for an agent that is not there, until the context ends. Otherwise its answer is a plain create, when it is
+	// still not there at until.
 	insist bool
+	until  time.Time
 }
 
 // ask puts the question once, unless the agent is away: then as insist says. An agent that has begun to work on it is
@@ -59,7 +61,7 @@ func (q question) ask(ctx context.Context) (handover.PrepareReply, error) {
 		switch {
 		case errors.Is(err, errNoAnswer):
 			q.insist, away = true, err
-		case errors.Is(err, errNoAgent) && q.insist:
+		case errors.Is(err, errNoAgent) && (q.insist || time.Now().Before(q.until)):
 			away = err
 		case errors.Is(err, errNoAgent):
 			return handover.PrepareReply{Action: handover.ActionCreate}, nil
@@ -113,7 +115,7 @@ func (a *agentClient) prepare(ctx context.Context, request handover.PrepareReque
 	}
 	switch {
 	case reply.Action == handover.ActionCreate:
-	case reply.Action != handover.ActionRestore:
+	case reply.Action != handover.ActionRestore && reply.Action != handover.ActionRestoreHeld:
 		return reply, fmt.Errorf("the lifeboat agent answered %q: agent and wrapper are of different versions", reply.Action)
 	case reply.ImagePath == "" || reply.WorkPath == "":
 		return reply, errors.New("the lifeboat agent's answer lacks imagePath or workPath")

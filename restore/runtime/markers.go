@@ -61,9 +61,13 @@ func (o Options) start(id string) error {
 func (o Options) delete(call Invocation, id string) error {
 	o.awaitRestore(id)
 	call.detachRoot(id)
+	if o.heldFile(id) != "" {
+		o.killFrozen(call, id)
+	}
 	_ = os.Remove(o.marker(id))
 	o.dropReservedMarker(id)
 	_ = os.Remove(filepath.Join(o.HoldDir, id))
+	o.dropHeld(id)
 	return errPassThrough
 }
 
@@ -93,20 +97,24 @@ const (
 	giveUpPause   = 10 * time.Millisecond
 )
 
-// kill keeps a signal to a container under evacuation, and passes any other on.
+// kill keeps a signal to a container under evacuation, or one that waits for the others of its pod, and passes any other on.
 func (o Options) kill(call Invocation, id string, flags Flags) error {
 	name := "TERM"
 	if len(flags.Positional) > 1 {
 		name = flags.Positional[1]
 	}
 	signal, ok := signalNumber(name)
-	if signal == syscall.SIGKILL {
-		o.killHeld(call, id)
+	path := filepath.Join(o.HoldDir, id)
+	if held := o.heldFile(id); held != "" {
+		path = held
+	}
+	if _, err := os.Stat(path); err == nil && signal == syscall.SIGKILL {
+		o.killFrozen(call, id)
 	}
 	if !ok || signal == syscall.SIGKILL {
 		return errPassThrough
 	}
-	held, err := hold(filepath.Join(o.HoldDir, id), signal)
+	held, err := hold(path, signal)
 	if err != nil {
 		return fmt.Errorf("hold signal %d for %s: %w", signal, id, err)
 	}
@@ -116,21 +124,13 @@ func (o Options) kill(call Invocation, id string, flags Flags) error {
 	return nil
 }
 
-// freezerV1 is there under cgroup version 1 alone.
-const freezerV1 = "/sys/fs/cgroup/freezer"
-
-// killHeld sends SIGKILL to every process of a container that an evacuation has frozen. Under cgroup v1 the runtime kills the
-// first one and thaws them all: the others would run for a moment, although they may go on elsewhere. Who cannot be killed
-// here is left to the runtime, as is a container that runs: there is nothing to thaw, and nobody elsewhere.
-func (o Options) killHeld(call Invocation, id string) {
-	if _, err := os.Stat(filepath.Join(o.HoldDir, id)); err != nil {
-		return
-	}
-	if _, err := os.Stat(freezerV1); err != nil {
-		return
-	}
+// killFrozen sends SIGKILL to the processes of a frozen container but for the first one, which is the runtime's: that kills
+// it and thaws all, and the others would run for a moment, although they may go on elsewhere. Who cannot be killed here is
+// left to the runtime, as is a container that runs: there is nothing to thaw.
+func (o Options) killFrozen(call Invocation, id string) {
 	var state struct {
 		Status string `json:"status"`
+		PID    int    `json:"pid"`
 	}
 	if o.ask(&state, call, "state", id) != nil || state.Status != "paused" {
 		return
@@ -140,7 +140,9 @@ func (o Options) killHeld(call Invocation, id string) {
 		return
 	}
 	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+		if pid != state.PID {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}
 }
 

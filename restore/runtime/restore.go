@@ -69,6 +69,9 @@ func (r restore) attempt(ctx context.Context) (again bool, err error) {
 		}
 	}
 	failure := r.runc(ctx)
+	if failure == nil && r.held() {
+		failure = r.hold(ctx)
+	}
 	if uts != "" {
 		// After a failure as well: CRIU may have come far enough to rename the sandbox. And where the process runs, a wrong
 		// name is no reason to end it and let it do its last steps twice.
@@ -80,7 +83,10 @@ func (r restore) attempt(ctx context.Context) (again bool, err error) {
 		// The console socket takes one terminal, and the failed restore may have sent its own.
 		return r.flags.Value("console-socket") == "", failure
 	}
-	return false, r.options.keepMarker(r.id)
+	if err := r.options.keepMarker(r.id); err != nil || !r.held() {
+		return false, err
+	}
+	return false, r.markHeld()
 }
 
 // runc runs `runc restore`. Stdin, stdout and stderr are the container's: runc hands them to CRIU in place of those of
@@ -95,16 +101,19 @@ func (r restore) runc(ctx context.Context) error {
 	if info, err := os.Stat(log); err == nil {
 		offset = info.Size()
 	}
+	config, err := r.criuConfig()
+	if err != nil {
+		return err
+	}
 	command := exec.CommandContext(ctx, r.options.Runtime, r.arguments(globals)...)
-	command.Env = r.environment()
+	command.Env = r.environment(config)
 	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 
 	// The death signal comes when the thread that started runc ends, so that thread has to stay.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err := command.Run()
-	if err == nil {
+	if err = command.Run(); err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -134,7 +143,7 @@ func (r restore) arguments(globals []string) []string {
 }
 
 // environment lets runc find our CRIU, and CRIU the options that runc does not know.
-func (r restore) environment() []string {
+func (r restore) environment(config string) []string {
 	env := make([]string, 0, len(os.Environ())+2)
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "PATH=") && !strings.HasPrefix(entry, "CRIU_CONFIG_FILE=") {
@@ -142,8 +151,8 @@ func (r restore) environment() []string {
 		}
 	}
 	env = append(env, "PATH="+r.options.ToolDir+":"+os.Getenv("PATH"))
-	if r.reply.CRIUConfig != "" {
-		env = append(env, "CRIU_CONFIG_FILE="+r.reply.CRIUConfig)
+	if config != "" {
+		env = append(env, "CRIU_CONFIG_FILE="+config)
 	}
 	return env
 }
@@ -153,6 +162,9 @@ func (r restore) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
 	r.call.detachRoot(r.id)
+	if r.held() {
+		r.options.killFrozen(r.call, r.id)
+	}
 	command := exec.CommandContext(ctx, r.options.Runtime, "--root", r.call.stateRoot(), "delete", "--force", r.id)
 	if output, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("delete what is left of %s: %w: %s", r.id, err, strings.TrimSpace(string(output)))

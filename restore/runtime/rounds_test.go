@@ -124,6 +124,19 @@ func TestCreateWaitsForTheAgent(t *testing.T) {
 		require.Equal(t, "restore", b.verbs(t))
 		require.GreaterOrEqual(t, time.Since(begin), impatient)
 	})
+	t.Run("absent when the node has just started", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, podAnnotations)
+		b.options.Times.Absent = time.Minute
+		socket := b.options.Socket
+		b.options.Socket = socket + ".soon"
+		b.agent(t, b.restore())
+		soon := b.options.Socket
+		b.options.Socket = socket
+		time.AfterFunc(impatient, func() { _ = os.Rename(soon, socket) })
+		require.Zero(t, b.create(t), b.stderr.String())
+		require.Equal(t, "restore", b.verbs(t), "it would have begun anew")
+	})
 	t.Run("ended while it was asked, and back", func(t *testing.T) {
 		t.Parallel()
 		b := newBench(t, podAnnotations)

@@ -23,6 +23,9 @@ const maxRounds = 5
 type Times struct {
 	// Create bounds the whole, and Ask, counted from the same moment, the questions to the agent.
 	Create, Ask time.Duration
+	// Absent bounds the wait for an agent that nobody has heard of yet. A pod that runs anew on a node that has just started
+	// may be one whose state goes on elsewhere, and one that the webhook has not seen may be a replacement: only an agent knows.
+	Absent time.Duration
 	// Result bounds the report of how a restore ended, Await the answer for a sandbox.
 	Result, Await time.Duration
 	// Pause lies between two tries to reach the agent.
@@ -32,7 +35,8 @@ type Times struct {
 // hostTimes fit the two minutes that the kubelet gives CreateContainer (runtimeRequestTimeout); the fetch gets most of
 // them. A sandbox may take twice as long.
 var hostTimes = Times{
-	Create: 115 * time.Second, Ask: 100 * time.Second, Result: 3 * time.Second, Await: time.Minute, Pause: 200 * time.Millisecond,
+	Create: 115 * time.Second, Ask: 100 * time.Second, Absent: 30 * time.Second, Result: 3 * time.Second, Await: time.Minute,
+	Pause: 200 * time.Millisecond,
 }
 
 // Options are the wrapper's surroundings. HostOptions gives those of a node.
@@ -41,8 +45,8 @@ type Options struct {
 	Runtime string
 	// ToolDir is put before PATH for a restore: CRIU lies there.
 	ToolDir string
-	// Socket, RestoredDir and HoldDir are those of package handover.
-	Socket, RestoredDir, HoldDir string
+	// Socket, RestoredDir, HoldDir and HeldDir are those of package handover.
+	Socket, RestoredDir, HoldDir, HeldDir string
 	// Times are the waits; all have to be set.
 	Times Times
 	// Exec replaces this process, as syscall.Exec does.
@@ -78,6 +82,7 @@ func HostOptions() (Options, error) {
 		Socket:      handover.Socket,
 		RestoredDir: handover.RestoredDir,
 		HoldDir:     handover.HoldDir,
+		HeldDir:     handover.HeldDir,
 		Times:       hostTimes,
 		Exec:        syscall.Exec,
 		Stderr:      os.Stderr,
@@ -144,8 +149,8 @@ func (o Options) create(ctx context.Context, call Invocation, flags Flags, id st
 	defer stop()
 
 	agent := newAgentClient(o.Socket, o.Times.Pause)
-	question := question{agent: agent, request: config.prepareRequest(id, bundle)}
-	question.insist = question.request.RestoreFrom != ""
+	question := question{agent: agent, request: config.prepareRequest(id, bundle), until: time.Now().Add(o.Times.Absent)}
+	question.insist = question.request.RestoreFrom != "" || o.holdsAny(question.request.PodUID)
 	var failure error
 	for range maxRounds {
 		reply, err := question.ask(asking)

@@ -16,14 +16,15 @@ import (
 
 // A dump outlives its agent. CRIU has code of its own in the tasks for a while, and tasks whose CRIU is killed then die of
 // it; but a container runtime that sees the agent end kills whatever is in the container's cgroup. So dumps run in the root
-// cgroups, and the next agent ends those of an earlier life when that does no harm, before it does anything else to the
+// cgroups: all of them, for a runtime that cannot remove a cgroup of a container does not call that ended, and then there is no
+// next agent, for which a dump that serves pages waits. The next agent ends those of an earlier life when that does no harm, before it does anything else to the
 // container.
 
-// apart takes the folder of cgroups and a program, and runs that in the root of each hierarchy by which a container is killed.
+// apart takes the folder of cgroups and a program, and runs that in the root of each hierarchy: under cgroup v2 that is the folder
+// itself, under v1 each in it.
 // A dump is worth more than its place: what cannot be written is left.
-const apart = `for h in "$0" "$0"/unified "$0"/devices "$0"/freezer; do
-[ ! -e "$h/cgroup.procs" ] || echo $$ > "$h/cgroup.procs"
-done 2>/dev/null
+const apart = `leave() { [ ! -e "$1/cgroup.procs" ] || echo $$ > "$1/cgroup.procs"; }
+{ if [ -e "$0/cgroup.procs" ]; then leave "$0"; else for h in "$0"/*; do leave "$h"; done; fi; } 2>/dev/null
 exec "$@"`
 
 const verbDump = "checkpoint"

@@ -43,21 +43,38 @@ func TestDumpOfAnEarlierAgentIsEnded(t *testing.T) {
 
 // What a call is wrapped in to leave its cgroups leaves it what it is.
 func TestDumpsRunApart(t *testing.T) {
-	r, dir := fakeRunc(t, "checkpoint) ;;")
-	r.HostRoot = dir
-	cgroups := filepath.Join(dir, "sys/fs/cgroup")
-	require.NoError(t, os.MkdirAll(cgroups+"/devices", 0o755))
-	for _, file := range []string{"/cgroup.procs", "/devices/cgroup.procs"} {
-		require.NoError(t, os.WriteFile(cgroups+file, nil, 0o644))
-	}
-	_, err := r.run(t.Context(), "checkpoint", "--image-path", "a b", "c1")
-	require.NoError(t, err)
-	calls, err := os.ReadFile(filepath.Join(dir, "calls"))
-	require.NoError(t, err)
-	require.Equal(t, "--root /root checkpoint --image-path a b c1\n", string(calls))
-	for _, file := range []string{"/cgroup.procs", "/devices/cgroup.procs"} {
-		text, err := os.ReadFile(cgroups + file)
-		require.NoError(t, err)
-		require.NotEmpty(t, text)
+	for _, c := range []struct {
+		name       string
+		files, got []string
+	}{
+		{"cgroup v2", []string{"/cgroup.procs", "/system.slice/cgroup.procs"}, []string{"/cgroup.procs"}},
+		{"cgroup v1", []string{"/memory/cgroup.procs", "/freezer/cgroup.procs"}, []string{"/memory/cgroup.procs", "/freezer/cgroup.procs"}},
+		{"both", []string{"/unified/cgroup.procs", "/cpu,cpuacct/cgroup.procs"}, []string{"/unified/cgroup.procs", "/cpu,cpuacct/cgroup.procs"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, dir := fakeRunc(t, "checkpoint) ;;")
+			r.HostRoot = dir
+			cgroups := filepath.Join(dir, "sys/fs/cgroup")
+			require.NoError(t, os.MkdirAll(cgroups+"/empty", 0o755))
+			for _, file := range c.files {
+				require.NoError(t, os.MkdirAll(filepath.Dir(cgroups+file), 0o755))
+				require.NoError(t, os.WriteFile(cgroups+file, nil, 0o644))
+			}
+			_, err := r.run(t.Context(), "checkpoint", "--image-path", "a b", "c1")
+			require.NoError(t, err)
+			calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+			require.NoError(t, err)
+			require.Equal(t, "--root /root checkpoint --image-path a b c1\n", string(calls))
+			var got []string
+			for _, file := range c.files {
+				text, err := os.ReadFile(cgroups + file)
+				require.NoError(t, err)
+				if len(text) > 0 {
+					got = append(got, file)
+				}
+			}
+			require.Equal(t, c.got, got)
+			require.NoFileExists(t, cgroups+"/empty/cgroup.procs")
+		})
 	}
 }

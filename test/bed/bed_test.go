@@ -117,6 +117,22 @@ func TestLife(t *testing.T) {
 		require.NoError(t, c.StartBucket(t.Context()))
 		require.NoError(t, probeBucket(t.Context(), c))
 	})
+	t.Run("the bucket can hang", func(t *testing.T) {
+		require.NoError(t, c.PauseBucket(t.Context()))
+		hung, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, probeBucket(hung, c), context.DeadlineExceeded)
+		require.NoError(t, c.ResumeBucket(t.Context()))
+		require.NoError(t, probeBucket(t.Context(), c))
+	})
+	t.Run("the API server can be down", func(t *testing.T) {
+		require.NoError(t, c.StopAPI(t.Context()))
+		_, err := c.Kubectl(t.Context(), "get", "--raw", "/readyz")
+		require.Error(t, err)
+		require.NoError(t, c.StartAPI(t.Context()))
+		_, err = c.Kubectl(t.Context(), "get", "--raw", "/readyz")
+		require.NoError(t, err)
+	})
 	t.Run("a node dies and comes back with its disk", func(t *testing.T) { dieAndReturn(t, c, a) })
 	t.Run("nothing is left", func(t *testing.T) { requireGone(t, c, func() error { return c.Down(context.Background()) }) })
 }

@@ -121,6 +121,18 @@ func (c *Cluster) StopBucket(ctx context.Context) error { return c.order(ctx, "/
 // StartBucket starts the S3 server again and returns when it answers.
 func (c *Cluster) StartBucket(ctx context.Context) error { return c.order(ctx, "/bucket/start") }
 
+// PauseBucket stops the S3 server in its tracks: it takes connections and answers nothing until ResumeBucket.
+func (c *Cluster) PauseBucket(ctx context.Context) error { return c.order(ctx, "/bucket/pause") }
+
+// ResumeBucket has a paused S3 server go on.
+func (c *Cluster) ResumeBucket(ctx context.Context) error { return c.order(ctx, "/bucket/resume") }
+
+// StopAPI kills the API server, which stays down until StartAPI.
+func (c *Cluster) StopAPI(ctx context.Context) error { return c.order(ctx, "/apiserver/stop") }
+
+// StartAPI starts the API server again and returns when it is ready.
+func (c *Cluster) StartAPI(ctx context.Context) error { return c.order(ctx, "/apiserver/start") }
+
 // Node is the node of that name, "a" or "b".
 func (c *Cluster) Node(name string) (*Node, error) {
 	for _, n := range layout.Nodes() {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/lifeboat-dev/lifeboat/test/bed"
 )
 
@@ -48,6 +50,19 @@ func BuildImage(ctx context.Context, c *bed.Cluster, progress io.Writer) (string
 		return "", fmt.Errorf("build the image: %w", err)
 	}
 	return image, nil
+}
+
+// CounterImage builds the job of the end-to-end tests, test/e2e/counter, pushes it to the bed and returns its reference.
+func CounterImage(ctx context.Context, c *bed.Cluster) (string, error) {
+	root, err := Checkout()
+	if err != nil {
+		return "", err
+	}
+	counter := filepath.Join(root, "build", "bin", "counter")
+	if err := bed.BuildBinary(ctx, "./test/e2e/counter", counter); err != nil {
+		return "", fmt.Errorf("build counter: %w", err)
+	}
+	return c.BinaryImage(ctx, "counter", map[string]string{"/counter": counter}, v1.Config{Entrypoint: []string{"/counter"}})
 }
 
 // Install puts Lifeboat onto the bed and waits until it is ready on both nodes. A second call changes what differs.

@@ -59,7 +59,7 @@ func (k *Kube) Apply(ctx context.Context, site Site) error {
 	if _, err := k.Kubectl(ctx, nil, "apply", "-k", overlay); err != nil {
 		return fmt.Errorf("apply manifests: %w", err)
 	}
-	if err := k.waitWorkloads(ctx); err != nil {
+	if err := k.WaitWorkloads(ctx); err != nil {
 		return err
 	}
 	return k.WaitRuntime(ctx, site.Nodes...)
@@ -94,7 +94,8 @@ func (k *Kube) Remove(ctx context.Context, site Site) error {
 	return nil
 }
 
-func (k *Kube) waitWorkloads(ctx context.Context) error {
+// WaitWorkloads waits until the agent runs on every node and all replicas of the controller are available.
+func (k *Kube) WaitWorkloads(ctx context.Context) error {
 	return Until(ctx, "agents and controller in "+Namespace, func(ctx context.Context) (bool, string, error) {
 		sets, err := k.AppsV1().DaemonSets(Namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/lifeboat-dev/lifeboat/test/bed"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
@@ -96,13 +94,13 @@ func setUp(ctx context.Context, name, containerd string) (*world, func(context.C
 		}
 		down = w.bed.Down
 	}
-	if err := w.install(ctx, root); err != nil {
+	if err := w.install(ctx); err != nil {
 		return nil, nil, errorsAfter(err, down(ctx))
 	}
 	return w, down, nil
 }
 
-func (w *world) install(ctx context.Context, root string) error {
+func (w *world) install(ctx context.Context) error {
 	w.pristine = map[string]string{}
 	for _, node := range []string{"a", "b"} {
 		text, err := traces(ctx, w.bed, node)
@@ -118,11 +116,7 @@ func (w *world) install(ctx context.Context, root string) error {
 	if w.kube, err = deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: hasty}); err != nil {
 		return fmt.Errorf("install Lifeboat: %w", err)
 	}
-	counter := filepath.Join(root, "build", "bin", "counter")
-	if err := bed.BuildBinary(ctx, "./test/e2e/counter", counter); err != nil {
-		return err
-	}
-	w.image, err = w.bed.BinaryImage(ctx, "counter", map[string]string{"/counter": counter}, v1.Config{Entrypoint: []string{"/counter"}})
+	w.image, err = deploy.CounterImage(ctx, w.bed)
 	return err
 }
 

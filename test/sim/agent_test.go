@@ -29,6 +29,9 @@ var keys = store.Keyring{{1}}
 // margin is the agent's --margin.
 const margin = 5 * time.Second
 
+// sweepEvery is the agent's.
+const sweepEvery = 5 * time.Second
+
 // meter counts for all of them; nobody looks.
 var meter = node.NewMeter()
 
@@ -91,7 +94,11 @@ func (a *agent) run() {
 	ctx := a.context()
 	a.w.spawn(func() { _ = a.evacuator.Run(ctx) })
 	a.w.spawn(func() { _ = a.tainter.Run(ctx) })
-	a.w.spawn(func() { _, _ = a.preparer.Sweep(ctx) })
+	a.w.spawn(func() {
+		for ok := true; ok; ok = pause(ctx, sweepEvery) == nil {
+			_ = a.preparer.Sweep(ctx)
+		}
+	})
 	if pause(ctx, time.Duration(a.lot("notice").Int64N(int64(2*time.Second)))) == nil && !a.gone.Load() {
 		_ = a.w.locked(func() error {
 			a.hear()

@@ -27,13 +27,13 @@ type life struct {
 	gone atomic.Bool
 	// requests counts what it has asked of its edges since it was armed; it dies at the one that fatal says, 0: at none.
 	requests, fatal int
-	drawn           uint64
+	drawn           map[string]uint64 // how often lots were drawn, by what for
 	onDeath         func()
 	begun           time.Time
 }
 
 func (w *world) newLife(name string) *life {
-	l := &life{w: w, name: name, dead: make(chan struct{}), begun: time.Now()}
+	l := &life{w: w, name: name, dead: make(chan struct{}), begun: time.Now(), drawn: map[string]uint64{}}
 	l.ctx, l.end = context.WithCancel(w.ctx)
 	return l
 }
@@ -41,8 +41,8 @@ func (w *world) newLife(name string) *life {
 // lot is a source of chance for the next request of the process.
 func (l *life) lot(what string) *rand.Rand {
 	l.w.mu.Lock()
-	l.drawn++
-	n := l.drawn
+	l.drawn[what]++
+	n := l.drawn[what]
 	l.w.mu.Unlock()
 	return l.w.lot(l.name+what, n)
 }

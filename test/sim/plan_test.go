@@ -170,7 +170,10 @@ func (p *plan) fault(lot *rand.Rand) {
 			p.skew[who] = seconds(lot, -4, 4)
 		}
 	case 14:
-		p.twice = first.at + seconds(lot, 0, 20)
+		p.twice = first.at + seconds(lot, 0, 5)
+		if often(lot, 0.7) { // so that their claims meet
+			p.outages = append(p.outages, outage{kind: toAPI, who: "agent", from: first.at + 3*time.Second, to: first.at + 43*time.Second, slow: true})
+		}
 	case 15:
 		p.lies = 1 + lot.IntN(2)
 	}

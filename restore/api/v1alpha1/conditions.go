@@ -42,6 +42,7 @@ var closedReasons = map[string][]string{
 	ConditionRestored: {
 		ReasonWaiting, ReasonRestored, ReasonRestoreImpending, ReasonManifestCorrupt, ReasonPackMissing, ReasonPackCorrupt,
 		ReasonBucketFailed, ReasonImageChanged, ReasonRestoreFailed, ReasonNodeDiskFull, ReasonStartedClean, ReasonNoInterruption,
+		ReasonContainersChanged, ReasonNotRestartable,
 	},
 	ConditionTolerated: {ReasonDisruptionsIgnored, ReasonDisruptionsCounted},
 }

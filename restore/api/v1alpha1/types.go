@@ -402,7 +402,11 @@ const (
 	ReasonNodeDiskFull     = "NodeDiskFull"
 	ReasonStartedClean     = "StartedClean"
 	ReasonRestoreImpending = "Restoring"
-	ReasonWaiting          = "Waiting"
+	// ReasonContainersChanged: the pod has other containers than the generation holds. ReasonNotRestartable: the restore of a
+	// pod with several containers was given up midway, and with restartPolicy Never it cannot begin anew: it is to leave.
+	ReasonContainersChanged = "ContainersChanged"
+	ReasonNotRestartable    = "PodNotRestartable"
+	ReasonWaiting           = "Waiting"
 	// ReasonDisruptionsIgnored and ReasonDisruptionsCounted are those of ConditionTolerated.
 	ReasonDisruptionsIgnored = "DisruptionsIgnored"
 	ReasonDisruptionsCounted = "DisruptionsCounted"

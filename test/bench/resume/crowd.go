@@ -79,24 +79,36 @@ func (l *lab) startCrowd(ctx context.Context) ([]float64, error) {
 	return anew, nil
 }
 
-// interruptCrowd announces the node's end and waits until all pods go on.
-func (l *lab) interruptCrowd(ctx context.Context) (points []v1alpha1.Checkpoint, err error) {
+// interruptCrowd announces the node's end and waits until all pods go on, but for those that were not evacuated: it returns the
+// Checkpoints of those that do.
+func (l *lab) interruptCrowd(ctx context.Context) (on []v1alpha1.Checkpoint, err error) {
 	if err := l.Node.Notice(ctx, "terminate", time.Now().Add(window).UTC().Truncate(time.Second)); err != nil {
 		return nil, err
 	}
 	err = deploy.Until(ctx, "the last pod that goes on", func(ctx context.Context) (bool, string, error) {
-		if points, err = l.Kube.ListCheckpoints(ctx, metav1.NamespaceDefault); err != nil {
+		points, err := l.Kube.ListCheckpoints(ctx, metav1.NamespaceDefault)
+		if err != nil {
 			return false, "", err
 		}
-		count := 0
-		for i := range points {
-			if restored(&points[i]) {
-				count++
-			}
-		}
-		return count == crowd, fmt.Sprintf("%d of %d", count, crowd), nil
+		var stay int
+		stay, on = sortOut(points)
+		return len(on)+stay == crowd, fmt.Sprintf("%d of %d, %d not evacuated", len(on), crowd, stay), nil
 	})
-	return points, err
+	return on, err
+}
+
+// sortOut counts the pods that were thawed, and finds those that go on.
+func sortOut(points []v1alpha1.Checkpoint) (stay int, on []v1alpha1.Checkpoint) {
+	for i := range points {
+		evacuated := points[i].Status.Condition(v1alpha1.ConditionEvacuated)
+		switch {
+		case restored(&points[i]):
+			on = append(on, points[i])
+		case evacuated != nil && evacuated.Status == metav1.ConditionFalse:
+			stay++
+		}
+	}
+	return stay, on
 }
 
 // usage is what an agent took while it was watched.
@@ -205,7 +217,8 @@ func (l *lab) crowdRows(in string, points []v1alpha1.Checkpoint, anew []float64,
 	for _, at := range resumed {
 		since = append(since, at.Sub(firstReleased).Seconds())
 	}
-	all := spread(in+whole+" of each pod", took[whole], anew)
+	all := []rows.Row{{Name: in + "pods that go on", Value: float64(len(points)), Unit: "pods"}}
+	all = append(all, spread(in+whole+" of each pod", took[whole], anew)...)
 	all = append(all, spread(in+"first released to resumed", since, nil)...)
 	for _, name := range stretches {
 		all = append(all, rows.Row{Name: in + name + ", median", Value: rows.Median(took[name]), Unit: "s"})

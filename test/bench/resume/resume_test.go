@@ -79,7 +79,7 @@ func TestCrowdRows(t *testing.T) {
 	require.InDelta(t, 5, value["released to resumed of each pod, median"], 1e-9)
 	require.InDelta(t, 8, value["released to resumed of each pod, last"], 1e-9)
 	require.InDelta(t, 9, value["first released to resumed, last"], 1e-9)
-	require.InDelta(t, 2, *all[2].Ratio, 1e-9, "the last of ours against the last of those started anew")
+	require.InDelta(t, 2, *all[3].Ratio, 1e-9, "the last of ours against the last of those started anew")
 }
 
 func TestOtherContainer(t *testing.T) {

@@ -102,6 +102,15 @@ func (s *Service) start() (*Child, error) {
 	return c, err
 }
 
+// Signal sends the process a signal, where there is one.
+func (s *Service) Signal(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.child != nil {
+		s.child.Signal(sig)
+	}
+}
+
 // Stop ends the process and keeps it down. It returns when the process is gone.
 func (s *Service) Stop(sig syscall.Signal) { s.end(sig, true) }
 

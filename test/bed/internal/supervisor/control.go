@@ -14,7 +14,9 @@ import (
 //
 //	POST /nodes/{name}/kill    ends the node's pid 1
 //	POST /nodes/{name}/start   starts it again and waits until it is ready
-//	POST /bucket/stop, /bucket/start
+//	POST /bucket/stop, /bucket/start     kills the S3 server, starts it again
+//	POST /bucket/pause, /bucket/resume   has it take connections and answer none, for as long as it is paused
+//	POST /apiserver/stop, /apiserver/start
 //
 // An answer other than 204 is text: what went wrong.
 func (s *supervisor) serveControl(ctx context.Context) error {
@@ -47,6 +49,20 @@ func (s *supervisor) serveControl(ctx context.Context) error {
 			return err
 		}
 		return s.awaitBucket(ctx)
+	})
+	handle("/bucket/pause", func(context.Context, string) error {
+		return s.withBucket(func() { s.bucket.Signal(syscall.SIGSTOP) })
+	})
+	handle("/bucket/resume", func(context.Context, string) error {
+		return s.withBucket(func() { s.bucket.Signal(syscall.SIGCONT) })
+	})
+	handle("/apiserver/stop", func(context.Context, string) error {
+		s.apiserver.Stop(syscall.SIGKILL)
+		return nil
+	})
+	handle("/apiserver/start", func(ctx context.Context, _ string) error {
+		s.apiserver.Start()
+		return s.awaitAPIServer(ctx)
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	context.AfterFunc(ctx, func() { server.Close() })

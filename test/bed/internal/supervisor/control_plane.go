@@ -62,10 +62,8 @@ func (s *supervisor) controlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.service(ctx, "apiserver", s.apiserverArgs()...)
-	if err := await(ctx, "the API server", readyTimeout, func(ctx context.Context) error {
-		return api.get(ctx, "/readyz", nil)
-	}); err != nil {
+	s.apiserver = s.service(ctx, "apiserver", s.apiserverArgs()...)
+	if err := s.awaitAPIServer(ctx); err != nil {
 		return err
 	}
 	s.progress("API server ready after %.1f s", time.Since(began).Seconds())
@@ -74,6 +72,16 @@ func (s *supervisor) controlPlane(ctx context.Context) error {
 		"--leader-elect=false", "--bind-address=127.0.0.1")
 	return await(ctx, "the controllers", readyTimeout, func(ctx context.Context) error {
 		return api.get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil)
+	})
+}
+
+func (s *supervisor) awaitAPIServer(ctx context.Context) error {
+	api, err := s.api()
+	if err != nil {
+		return err
+	}
+	return await(ctx, "the API server", readyTimeout, func(ctx context.Context) error {
+		return api.get(ctx, "/readyz", nil)
 	})
 }
 

@@ -55,7 +55,8 @@ type supervisor struct {
 	reaper  *pidone.Reaper
 	hostNet *os.File
 	group   *errgroup.Group
-	bucket  *pidone.Service
+	// bucket is nil where it is not this bed's own.
+	bucket, apiserver *pidone.Service
 
 	events   io.WriteCloser
 	eventsMu sync.Mutex

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/lifeboat-dev/lifeboat/restore/handover"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
+)
+
+// thaw lets a container that was restored with others of its pod run, and gives it the signals that lifeboat-runtime has kept
+// back. It may be called again.
+func thaw(c *config, runc *criu.Runc) func(context.Context, string) error {
+	return func(ctx context.Context, id string) error {
+		found, err := filepath.Glob(filepath.Join(c.hostRoot, handover.HeldDir, "*", filepath.Base(id)))
+		if err != nil {
+			return err
+		}
+		if err := runc.Resume(ctx, id); err != nil {
+			return gone(err)
+		}
+		for _, path := range found {
+			signals, err := snapshot.Holds{Dir: filepath.Dir(path)}.Clear(id)
+			if err != nil {
+				return err
+			}
+			_ = os.Remove(filepath.Dir(path)) // with the last one of its pod
+			for _, signal := range signals {
+				if err := runc.Signal(ctx, id, signal); err != nil {
+					return gone(err)
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// kill ends a container.
+func kill(runc *criu.Runc) func(context.Context, string) error {
+	return func(ctx context.Context, id string) error {
+		status, err := runc.Status(ctx, id)
+		if err != nil || status == snapshot.StatusStopped {
+			return err
+		}
+		return gone(runc.Signal(ctx, id, syscall.SIGKILL))
+	}
+}
+
+// gone leaves out that a container has ended.
+func gone(err error) error {
+	if errors.Is(err, snapshot.ErrGone) {
+		return nil
+	}
+	return err
+}
