@@ -108,6 +108,14 @@ func (p *Preparer) endStranded(ctx context.Context, r *restoration) error {
 	return nil
 }
 
+// again makes sure that nothing is left of a container of the pod that was restored, and ended before it was thawed.
+func (p *Preparer) again(ctx context.Context, t task, r *restoration) error {
+	if err := p.options.Kill(ctx, r.Handed[t.Container].ID); err != nil {
+		return fmt.Errorf("end container %s of pod %s/%s: %w", r.Handed[t.Container].ID, t.Namespace, t.Pod, err)
+	}
+	return p.takeBack(t)
+}
+
 // beginAnew ends the containers that were restored in the pod so far, none of which has run: a rung of the ladder is taken by
 // the pod as a whole. The pod then begins anew, init containers included, for its sandbox is killed; one with restartPolicy
 // Never leaves. With stay nothing is created in place of them, and sandbox and pod stay.

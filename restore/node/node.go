@@ -208,6 +208,11 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		next = rungStartClean // what its other containers were restored from is not there any more
 	}
 	t.joins = others && last == outcomeNone
+	if next == rungRestore && last == outcomeInVain {
+		if err := p.again(ctx, t, r); err != nil {
+			return handover.PrepareReply{}, err
+		}
+	}
 	return p.take(ctx, next, t, r, checkpoint)
 }
 

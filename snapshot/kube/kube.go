@@ -69,7 +69,8 @@ func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 	return targets, nil
 }
 
-// ofPod is the target that a pod is, without containers where it bears no Checkpoint, is not protectable or does not run.
+// ofPod is the target that a pod is, without containers where it bears no Checkpoint, is not protectable, does not run, or is being
+// restored: its containers may stand frozen for each other.
 func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snapshot.Container) (snapshot.Target, error) {
 	points, err := j.Checkpoints.Of(ctx, pod)
 	if err != nil {
@@ -81,7 +82,7 @@ func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snaps
 	}
 	status := &checkpoint.Status
 	superseded := status.Lost(pod.UID)
-	if !superseded && (status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status)) {
+	if !superseded && (status.Pod == nil || status.Pod.UID != pod.UID || !protectable(status) || status.Restoring(pod.UID)) {
 		return snapshot.Target{}, nil
 	}
 	t := snapshot.Target{

@@ -127,6 +127,12 @@ func (s *CheckpointStatus) Ended() bool {
 	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == ReasonPodEnded
 }
 
+// Restoring tells whether the pod holds the claim and is being restored under it.
+func (s *CheckpointStatus) Restoring(pod types.UID) bool {
+	c := s.Condition(ConditionRestored)
+	return s.Claim != nil && s.Claim.PodUID == pod && c != nil && c.Reason == ReasonRestoreImpending
+}
+
 // Evacuating tells whether the pod that bears the identity is being evacuated, with nothing final durable yet.
 func (s *CheckpointStatus) Evacuating() bool {
 	c := s.Condition(ConditionEvacuated)

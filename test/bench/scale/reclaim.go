@@ -97,7 +97,7 @@ func (l *lab) reclaim(ctx context.Context, p plan) ([]rows.Row, error) {
 		if err := l.notices(ctx, p, r); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute) // few cores take long
 		defer cancel()
 		return deploy.Until(ctx, "pods that go on", func(context.Context) (bool, string, error) {
 			done, state := r.state()

@@ -46,7 +46,7 @@ const (
 const (
 	podsPerNode = 10
 	// atMost bounds a run.
-	atMost = 20 * time.Minute
+	atMost = 30 * time.Minute
 	mib    = 1 << 20
 )
 
