@@ -18,8 +18,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/e2e/lease"
 )
 
-// recoveryPoint is short, so that tests need not wait for a safety dump.
-const recoveryPoint = "10s"
+// recoveryPoint has few safety dumps come after the first one, which comes at once: a node takes one at a time.
+const recoveryPoint = "1m"
 
 // unwarned has the workload's pods take safety dumps soon, and go on from them.
 func (l *workload) unwarned(recover string) {
