@@ -10,20 +10,13 @@ export GOFLAGS := -trimpath -buildvcs=false
 STORE ?= s3
 SOAK ?= 1h
 SEED ?=
-<<<<<<< HEAD
 RUNS ?= 100
-=======
 SEEDS ?= 20000
->>>>>>> issue-5
 PKG ?=
 BIN := build/bin
 BUILD := go build -ldflags "-s -w"
 
-<<<<<<< HEAD
-.PHONY: help build lint test soak chaos demo bench cluster cluster-down deps clean
-=======
-.PHONY: help build lint test soak sim demo bench cluster cluster-down deps clean
->>>>>>> issue-5
+.PHONY: help build lint test soak sim chaos demo bench cluster cluster-down deps clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,14 +36,12 @@ soak: deps build ## pre-dump, dump, restore and kill agents at random, for SOAK=
 	@set -a; eval "$$($(BIN)/bed prepare)"; set +a; \
 	LIFEBOAT_SOAK=$(SOAK) LIFEBOAT_SOAK_SEED=$(SEED) go test -count=1 -v -timeout 0 ./test/soak
 
-<<<<<<< HEAD
 chaos: deps build ## hand jobs over on the test bed while random things go wrong, RUNS=100 times; SEED=... is the first run's
 	@$(BUILD) -o $(BIN)/ ./test/chaos/cmd/chaos
 	@$(BIN)/chaos --runs $(RUNS) --seed $(or $(SEED),1)
-=======
+
 sim: ## play hand-overs through with faults by seeds: SEEDS=20000 for so many, SEED=... plays one again and prints its history
 	LIFEBOAT_SIM_SEEDS=$(SEEDS) LIFEBOAT_SIM_SEED=$(SEED) go test -count=1 $(if $(SEED),-v) -timeout 0 ./test/sim
->>>>>>> issue-5
 
 demo: deps build ## a training job survives the end of its node; STORE=file for a bucket that is a shared folder
 	@$(BIN)/demo --store $(STORE)
