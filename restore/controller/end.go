@@ -115,6 +115,9 @@ func (r *Reconciler) endWithoutPod(ctx context.Context, o *observation, stage St
 			return done, r.deleteCheckpoint(ctx, o) // its owner makes another pod, which begins anew
 		}
 	case StageClaimed:
+		if beginsAnew(o) {
+			return goOn, nil
+		}
 		return r.lost(ctx, o, r.claimLost(ctx, o, "left"))
 	}
 	return goOn, nil

@@ -33,6 +33,9 @@ const (
 	EventNotAdmitted = "NotAdmitted"
 	// EventMisplaced: a new pod has come to a node that cannot restore its generation, and is evicted.
 	EventMisplaced = "Misplaced"
+	// EventLeaves: the restore of a pod with several containers was given up midway, and the pod cannot begin anew: it is
+	// evicted for another one.
+	EventLeaves = "Leaves"
 	// EventReplacementRejected: the replacement failed before it claimed its generation; another one follows.
 	EventReplacementRejected = "ReplacementRejected"
 )

@@ -77,6 +77,7 @@ func (r *Reconciler) phases() []phase {
 		{"note eviction", r.noteEviction},
 		{"end", r.end},
 		{"follow", r.follow},
+		{"leave", r.leave},
 		{"protect", r.protect},
 		{"tolerate", r.tolerate},
 		{"release", r.release},

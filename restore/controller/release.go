@@ -51,13 +51,15 @@ func (r *Reconciler) release(ctx context.Context, o *observation) (verdict, erro
 	if o.pod == nil {
 		return r.released(ctx, o)
 	}
-	lost, err := r.nodeLost(ctx, s.Pod.NodeName)
+	_, fate, err := r.fateOf(ctx, s.Pod.NodeName)
 	if err != nil {
 		return done, err
 	}
 	begun, forced := removal(s)
 	switch {
-	case lost || gone:
+	case mounts(o.pod) && fate != fateGone && !gone:
+		return r.awaitVolumes(ctx, o, begun)
+	case fate != fateAlive || gone:
 		return r.remove(ctx, o, fmt.Sprintf("node %s is unreachable or gone", s.Pod.NodeName))
 	case begun.IsZero():
 		return r.beginEviction(ctx, o)
@@ -197,14 +199,4 @@ func (r *Reconciler) released(ctx context.Context, o *observation) (verdict, err
 		o.tell(corev1.EventTypeNormal, EventReleased, "Release", fmt.Sprintf("source pod %s is gone; %s", uid, next))
 	}
 	return goOn, err
-}
-
-// nodeLost tells whether no kubelet of that node can confirm anything: its object is gone, or it has been silent for
-// so long that the control plane calls it unreachable.
-func (r *Reconciler) nodeLost(ctx context.Context, name string) (bool, error) {
-	node, err := r.nodeOf(ctx, name)
-	if err != nil || node == nil {
-		return err == nil, err
-	}
-	return readiness(node) == corev1.ConditionUnknown, nil
 }

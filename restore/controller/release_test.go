@@ -96,6 +96,61 @@ func TestNothingIsReleasedWithoutADurableFinalGenerationOfThisPod(t *testing.T) 
 	}
 }
 
+// A volume is given up by its node, or goes with it; the pod follows it.
+func TestNoSourceWithVolumesIsRemovedByForce(t *testing.T) {
+	claim := corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}
+	own := corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}
+	for name, tc := range map[string]struct {
+		volume corev1.VolumeSource
+		before func(*world)
+		forced bool
+	}{
+		"the kubelet is silent":        {claim, nil, false},
+		"the node is unreachable":      {claim, func(w *world) { w.setNode("a", unreachable) }, false},
+		"a volume of its own":          {own, func(w *world) { w.setNode("a", unreachable) }, false},
+		"an emptyDir is nobody else's": {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, func(w *world) { w.setNode("a", unreachable) }, true},
+		"the node is out of service": {claim, func(w *world) {
+			w.setNode("a", func(n *corev1.Node) {
+				unreachable(n)
+				n.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute}}
+			})
+		}, true},
+		"the node is gone": {claim, func(w *world) {
+			node := &corev1.Node{}
+			require.NoError(w.t, w.raw.Get(w.t.Context(), client.ObjectKey{Name: "a"}, node))
+			require.NoError(w.t, w.raw.Delete(w.t.Context(), node))
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.userCreates(func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: tc.volume}} })
+			w.settle()
+			w.notice()
+			w.commit()
+			if tc.before != nil {
+				tc.before(w)
+			}
+			for range 20 {
+				_, err := w.reconciler().Reconcile(t.Context(), request())
+				require.NoError(t, err)
+				w.now = w.now.Add(time.Second)
+			}
+			released := w.checkpoint().Status.Condition(v1alpha1.ConditionReleased)
+			require.Equal(t, tc.forced, released.Reason == v1alpha1.ReasonForcedRemoval, released.Message)
+			if tc.forced {
+				return
+			}
+			require.Contains(t, released.Message, "has to unmount")
+			require.Len(t, w.evictions, 1)
+			require.Empty(t, w.created)
+			w.kubelet()
+			w.settle()
+			require.Equal(t, v1alpha1.ReasonSourceGone, w.checkpoint().Status.Condition(v1alpha1.ConditionReleased).Reason)
+			require.Len(t, w.created, 1)
+		})
+	}
+}
+
 // The second interruption of an identity finds Released=True of the first.
 func TestAnOldReleaseDoesNotCount(t *testing.T) {
 	w := newWorld(t)

@@ -18,7 +18,7 @@ const rejectedDelay = 5 * time.Second
 // replace creates the pod that restores a waiting generation of a bare pod, at most one: by the identity's name, and only
 // while no claim for the generation exists. The replacement of any other pod is its owner's.
 func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, error) {
-	if s := &o.checkpoint.Status; o.bare() && StageOf(s) == StageLost && s.Released() {
+	if beginsAnew(o) {
 		return done, r.beginAnew(ctx, o)
 	}
 	if !o.bare() || StageOf(&o.checkpoint.Status) != StageWaiting {
@@ -48,13 +48,13 @@ func (r *Reconciler) replace(ctx context.Context, o *observation) (verdict, erro
 	return done, nil
 }
 
-// beginAnew creates a bare pod from its template where its node is gone and nothing is to go on from. That pod is another job:
+// beginAnew creates a bare pod from its template where nothing is to go on from (beginsAnew). That pod is another job:
 // as soon as it is there, this Checkpoint makes way for its own.
 func (r *Reconciler) beginAnew(ctx context.Context, o *observation) error {
 	if err := r.refresh(ctx, o); err != nil {
 		return err
 	}
-	if o.checkpoint == nil || StageOf(&o.checkpoint.Status) != StageLost || o.pod != nil || o.other != nil {
+	if o.checkpoint == nil || !beginsAnew(o) || o.pod != nil || o.other != nil {
 		return nil
 	}
 	pod, err := ReplacementOf(o.checkpoint, nil)
@@ -65,7 +65,11 @@ func (r *Reconciler) beginAnew(ctx context.Context, o *observation) error {
 		return r.refused(o, "to begin anew", err)
 	}
 	o.other = pod
-	o.tell(corev1.EventTypeNormal, EventReplaced, "Replace", fmt.Sprintf("created anew, for node %s is gone", o.checkpoint.Status.Pod.NodeName))
+	why := fmt.Sprintf("node %s is gone", o.checkpoint.Status.Pod.NodeName)
+	if gaveUp(&o.checkpoint.Status) {
+		why = fmt.Sprintf("generation %d could not be restored", o.checkpoint.Status.Claim.Generation)
+	}
+	o.tell(corev1.EventTypeNormal, EventReplaced, "Replace", "created anew, for "+why)
 	return nil
 }
 

@@ -122,7 +122,7 @@ func (w *world) create(ctx context.Context, c client.WithWatch, o client.Object,
 		}
 		if isPod {
 			status := &w.checkpoint().Status
-			anew := StageOf(status) == StageLost && status.Released() && pod.Annotations[v1alpha1.AnnotationRestoreFrom] == ""
+			anew := (StageOf(status) == StageLost && status.Released() || gaveUp(status)) && pod.Annotations[v1alpha1.AnnotationRestoreFrom] == ""
 			require.True(w.t, anew || status.WaitingGeneration() != nil, "a replacement before release or after a claim")
 			w.created = append(w.created, pod.DeepCopy())
 		}
