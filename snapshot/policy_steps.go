@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 )
@@ -28,8 +29,8 @@ func (m *model) dumpInterval(e *estimate) float64 {
 // after is the moment s after now, now where that has passed.
 func (m *model) after(s float64) time.Time { return m.Now.Add(seconds(max(0, s))) }
 
-// steps sets what is to be done next with each target that is not Busy. Of safety dumps one is begun at a time, the
-// longest due first.
+// steps sets what is to be done next with each target that is not Busy. Of safety dumps one is begun at a time, those of
+// targets that have none first, then the longest due.
 func (m *model) steps(plans []TargetPlan) {
 	free := 0.0
 	type dump struct {
@@ -80,7 +81,7 @@ func (m *model) dumpDue(e *estimate) (float64, bool) {
 	if e.dumpInterval == 0 || e.LastRound.IsZero() || len(e.Changes) == 0 {
 		return 0, false
 	}
-	due := 0.0
+	due := math.Inf(-1)
 	if !e.LastDump.IsZero() {
 		due = e.dumpInterval - max(0, m.Now.Sub(e.LastDump).Seconds())
 	}

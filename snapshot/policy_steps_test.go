@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,6 +92,10 @@ func TestSafetyDumpsComeOneByOne(t *testing.T) {
 	require.Equal(t, noon, plan.Targets[2].Step.At, "the longest due first")
 	require.Equal(t, noon.Add(plan.Targets[2].Step.Takes), plan.Targets[1].Step.At)
 	require.WithinDuration(t, plan.Targets[1].Step.At.Add(plan.Targets[1].Step.Takes), plan.Targets[0].Step.At, time.Millisecond)
+
+	first := with(targets[0], func(f *TargetFacts) { f.ID, f.LastDump, f.LastCommit = "9", time.Time{}, time.Time{} })
+	plan = plans(t, n, append(slices.Clone(targets), first))
+	require.Equal(t, noon, plan.Targets[3].Step.At, "but a target without any comes before all others")
 
 	targets[2].Busy = ActionDump
 	plan = plans(t, n, targets)

@@ -113,6 +113,9 @@ func checkpointCases() []policyCase {
 			func(e *Env, s *v1alpha1.CheckpointStatus) { claim(s, e.own); generation(s) })},
 		{"moves the bearer", "are the controller's", onOwn(
 			func(s *v1alpha1.CheckpointStatus) { s.Pod.UID = "mine" })},
+		{"says that its node is silent", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.Silence = &v1alpha1.Silence{PodUID: "source", NodeName: "any", Since: metav1.Now(), Alive: metav1.NowMicro()}
+		})},
 		{"releases", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone, "")
 		})},

@@ -49,7 +49,9 @@ func (r *Reconciler) endWithPod(ctx context.Context, o *observation, stage Stage
 			return goOn, err
 		}
 		return done, r.deleteCheckpoint(ctx, o)
-	case stage == StageFailed && over(o.pod):
+	case stage == StageEvacuating && over(o.pod) && r.untilDeadline(s) > 0:
+		return lookAgain(r.untilDeadline(s)), nil // the agent may have the dump and be uploading it
+	case (stage == StageFailed || stage == StageEvacuating) && over(o.pod):
 		return done, r.setProtectable(ctx, o, ended(o.pod))
 	case stage == StageClaimed && s.Claim.PodUID == o.pod.UID && o.pod.Status.Phase == corev1.PodFailed:
 		return done, r.claimLost(ctx, o, "ended")

@@ -134,6 +134,21 @@ func TestAPodGoneDuringItsEvacuationIsLostAtTheDeadline(t *testing.T) {
 	require.Equal(t, v1alpha1.ReasonPodLost, w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable).Reason)
 }
 
+// Its node has died in the window and is back: the kubelet calls the pod failed, and nobody is left who would say more.
+func TestAPodThatEndsDuringItsEvacuationIsOverAtTheDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	w.notice()
+	deadline := metav1.NewMicroTime(w.now.Add(2 * time.Minute))
+	w.agentWrites(func(s *v1alpha1.CheckpointStatus) { s.Timeline.Deadline = &deadline })
+	w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+	w.settleWithin(time.Minute)
+	require.True(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionProtectable), "the agent may be uploading it")
+	w.settle()
+	require.Equal(t, v1alpha1.ReasonPodEnded, w.checkpoint().Status.Condition(v1alpha1.ConditionProtectable).Reason)
+}
+
 func TestARestoredPodEndsForGood(t *testing.T) {
 	for name, end := range map[string]func(*world){
 		"succeeds": func(w *world) {

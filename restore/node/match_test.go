@@ -106,6 +106,12 @@ func TestGenerationsAndPodsAreMatchedOneToOne(t *testing.T) {
 	}
 }
 
+// leaving is the pod while it is being deleted.
+func leaving(pod *corev1.Pod) *corev1.Pod {
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = ptr.To(metav1.Now()), ptr.To(int64(1)), []string{"test/held"}
+	return pod
+}
+
 func TestStep(t *testing.T) {
 	now := metav1.Now().Rfc3339Copy()
 	evacuating := &v1alpha1.CheckpointStatus{Timeline: &v1alpha1.Timeline{PodUID: "old", Notice: ptr.To(metav1.NewMicroTime(now.Time))}}
@@ -125,6 +131,9 @@ func TestStep(t *testing.T) {
 			pod.OwnerReferences = nil
 			return pod
 		}(), status: finalOf("old"), fault: errRefused},
+		{name: "deleted before it started, and the generation waits for another one", pod: leaving(ofJob("new")), status: finalOf("old"), fault: errRefused},
+		{name: "deleted before it started, and another is being evacuated", pod: leaving(ofJob("new")), status: evacuating, fault: errRefused},
+		{name: "deleted before it started, and another runs", pod: leaving(ofJob("new")), status: &v1alpha1.CheckpointStatus{}, action: handover.ActionCreate},
 		{name: "claimed, and this agent's bucket is another", pod: ofJob("new"), status: finalOf("old"), fault: errElsewhere},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -180,6 +180,10 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		return handover.PrepareReply{}, err
 	}
 	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
+	if name := missedBy(pod, points); name != "" {
+		return handover.PrepareReply{}, fmt.Errorf("%w: pod %s/%s is being deleted, and another pod goes on from Checkpoint %s",
+			errRefused, req.Namespace, req.Pod, name)
+	}
 	wish := wishesOf(pod)
 	t := task{PrepareRequest: req, KeepIPs: wish.keepIPs, pod: shapeOf(pod)}
 	next, last := rungCreate, outcomeOf(r, req.Container)
@@ -210,6 +214,20 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		}
 	}
 	return p.take(ctx, next, t, r, checkpoint)
+}
+
+// missedBy names the Checkpoint that a pod would go on from, or wait for, if it were not being deleted; empty for none. In its last
+// moments it must not begin from the beginning what another pod continues.
+func missedBy(pod *corev1.Pod, points []v1alpha1.Checkpoint) string {
+	if pod.DeletionTimestamp == nil {
+		return ""
+	}
+	stays := pod.DeepCopy()
+	stays.DeletionTimestamp = nil
+	if relation, point := identity.Find(stays, points, nil, time.Now()); relation != identity.Nothing && relation != identity.Own {
+		return point.Name
+	}
+	return ""
 }
 
 // underWay settles what is known of the restore that is under way in the pod and returns it; nil for none.

@@ -153,6 +153,9 @@ func (r *run) interrupt(ctx context.Context, node string, in time.Duration) erro
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.deadlines[node] = at
+	if at.After(r.noticedUntil) {
+		r.noticedUntil = at
+	}
 	return nil
 }
 
@@ -170,6 +173,11 @@ func (r *run) deleteOn(ctx context.Context, j *job, node string, graceSeconds in
 		o := metav1.DeleteOptions{GracePeriodSeconds: &graceSeconds, Preconditions: metav1.NewUIDPreconditions(string(pods[i].UID))}
 		if err := r.Kube.CoreV1().Pods(namespace).Delete(ctx, pods[i].Name, o); err != nil {
 			return fmt.Errorf("delete pod %s: %w", pods[i].Name, err)
+		}
+		if node != r.plan.Source && pods[i].Status.PodIP != "" { // where it runs again by now, that is the end of it
+			r.mu.Lock()
+			r.deleted[pods[i].Status.PodIP] = true
+			r.mu.Unlock()
 		}
 		r.note("deleted pod %s on node %s, with a grace of %d s", pods[i].Name, node, graceSeconds)
 		deleted++

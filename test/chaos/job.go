@@ -67,7 +67,7 @@ func (j *job) template(node, image, leases string) corev1.PodTemplateSpec {
 	var tolerations []corev1.Toleration
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
 		tolerations = append(tolerations, corev1.Toleration{
-			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(int64(3)),
+			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(int64(30)), // a busy machine's nodes are silent at times
 		})
 	}
 	return corev1.PodTemplateSpec{ObjectMeta: meta, Spec: corev1.PodSpec{

@@ -100,13 +100,20 @@ func (r *run) judgeJob(ctx context.Context, j *job, o *Outcome) {
 		r.note("%s was at step %d at %s and went on nowhere; its node was killed: %t; told: %v", p.token, p.Last, p.Places[len(p.Places)-1], killed, words)
 		switch {
 		case len(words) > 0:
-		case killed && !final:
+		case killed && !final, r.deletedWith(p):
 		case final:
 			o.Faults = append(o.Faults, fmt.Sprintf("%s was lost after step %d although a final generation was there, and nothing says why", p.token, p.Last))
 		default:
 			o.Faults = append(o.Faults, fmt.Sprintf("%s was lost after step %d, and nothing says why", p.token, p.Last))
 		}
 	}
+}
+
+// deletedWith says whether somebody deleted the pod that a process was in.
+func (r *run) deletedWith(p process) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deleted[p.Places[len(p.Places)-1]]
 }
 
 // killedWith says whether the node that a process was on was killed after its last step, or just before that was heard of.

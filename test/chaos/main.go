@@ -24,8 +24,8 @@ type Options struct {
 // Settings of Lifeboat that suit short runs: rounds come soon and take what they want.
 var Settings = []string{"LIFEBOAT_INTERVAL=10s", "LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=1", "LIFEBOAT_NETWORK_SHARE=1"}
 
-// nodeGrace is how long a silent node counts as ready.
-const nodeGrace = 16 * time.Second
+// nodeGrace is how long a silent node counts as ready: a busy machine takes its time.
+const nodeGrace = 30 * time.Second
 
 // Main makes runs on one bed and writes what became of each. Logs of those that fail are below build/chaos.
 func Main(ctx context.Context, o Options, out io.Writer) (err error) {

@@ -40,7 +40,7 @@ const (
 	settleTime   = 4 * time.Minute
 	finishTime   = 90 * time.Second
 	healTime     = 3 * time.Minute
-	// silence is how long a bare pod may be gone or have failed without a word on its Checkpoint.
+	// silence is how long after its deadline a bare pod may be gone or have failed without a word on its Checkpoint.
 	silence = time.Minute
 )
 
@@ -60,7 +60,10 @@ type run struct {
 	// deadlines are of the nodes under notice.
 	deadlines map[string]time.Time
 	kills     []kill
-	injected  map[FaultKind]int
+	// noticedUntil is the latest deadline there was; deleted are the addresses of pods that somebody deleted who had a right to.
+	noticedUntil time.Time
+	deleted      map[string]bool
+	injected     map[FaultKind]int
 	// restarted are the bare pods that were lost and that their user has started again, silent those of them of which no
 	// Checkpoint said so.
 	restarted int
@@ -82,7 +85,7 @@ func (w *World) Run(ctx context.Context, p Plan, logs string) Outcome {
 	_ = os.RemoveAll(logs) // of an earlier run of the seed
 	r := &run{
 		World: w, history: &history{began: began}, plan: p, logs: logs, leases: &lease.Server{Recovers: true, Alone: map[string]bool{}},
-		deadlines: map[string]time.Time{}, injected: map[FaultKind]int{}, failedSince: map[string]time.Time{}, ranges: map[string]netip.Prefix{},
+		deadlines: map[string]time.Time{}, injected: map[FaultKind]int{}, failedSince: map[string]time.Time{}, deleted: map[string]bool{}, ranges: map[string]netip.Prefix{},
 	}
 	r.sight = &sight{history: r.history, points: map[types.UID]*seen{}}
 	for i, jp := range p.Jobs {
@@ -362,7 +365,10 @@ func (r *run) restart(ctx context.Context, j *job) error {
 		p := c.Status.Condition(v1alpha1.ConditionProtectable)
 		told = p != nil && p.Status == metav1.ConditionFalse
 	}
-	if !told && time.Since(r.failedSince[j.name]) < silence {
+	r.mu.Lock()
+	late := time.Since(r.failedSince[j.name]) > silence && time.Since(r.noticedUntil) > silence
+	r.mu.Unlock()
+	if !told && !late {
 		return err // it may still go on
 	}
 	r.note("%s is lost, and its user starts it again", j.name)

@@ -29,7 +29,8 @@ type seen struct {
 	line string
 	// words are the conditions that it ever bore: "Type=Status/Reason".
 	words map[string]bool
-	// final says that a final generation waited at some time, backward that one may be restored that is not final.
+	// final says that a final generation waits, as far as was seen before the jobs could end, backward that one may be restored that
+	// is not final.
 	final, backward bool
 }
 
@@ -48,8 +49,8 @@ func (s *sight) see(c *v1alpha1.Checkpoint) {
 		}
 		p.words[o.Type+"="+string(o.Status)+"/"+o.Reason] = true
 	}
-	if g := c.Status.UnclaimedGeneration(); g != nil {
-		p.final = p.final || g.Final
+	if g := c.Status.UnclaimedGeneration(); !s.over {
+		p.final = g != nil && g.Final
 	}
 	p.backward = p.backward || c.Status.Generation != nil && !c.Status.Generation.Final || c.Status.Claim != nil && c.Status.Claim.Fallback != nil
 	if line := describe(c); line != p.line {

@@ -18,8 +18,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/e2e/lease"
 )
 
-// recoveryPoint is short, so that tests need not wait for a safety dump.
-const recoveryPoint = "10s"
+// recoveryPoint has few safety dumps come after the first one, which comes at once: a node takes one at a time.
+const recoveryPoint = "1m"
 
 // unwarned has the workload's pods take safety dumps soon, and go on from them.
 func (l *workload) unwarned(recover string) {
@@ -188,6 +188,9 @@ func TestANodeThatIsGivenUpWhileItLives(t *testing.T) {
 		return err
 	})
 	l.resumed(ctx, before)
+	_, err := w.kube.Kubectl(ctx, nil, "-n", namespace, "patch", "checkpoint", l.name, "--subresource=status", "--type=merge",
+		"-p", `{"status":{"generation":{"number":99,"final":true}}}`)
+	require.ErrorContains(t, err, "comes too late", "whoever writes it")
 	require.NoError(t, deploy.Until(ctx, "end of the source", func(ctx context.Context) (bool, string, error) {
 		out, err := w.node(t, "a").Exec(ctx, "bash", "-c", "pgrep -a counter || true")
 		return len(out) == 0, fmt.Sprint(string(out)), err

@@ -47,6 +47,28 @@ func evictedNow(c *v1alpha1.Checkpoint) {
 	c.Status.Evicted = &v1alpha1.Evicted{PodUID: c.Status.Pod.UID, Time: metav1.NewMicroTime(at)}
 }
 
+// silent: its node does not answer.
+func silent(recoverable bool) func(*v1alpha1.Checkpoint) {
+	return func(c *v1alpha1.Checkpoint) {
+		c.Status.Silence = &v1alpha1.Silence{PodUID: c.Status.Pod.UID, Recoverable: recoverable}
+	}
+}
+
+// promoted: its node is gone, and its safety generation is to be gone on from; removed says that its pod is gone, too.
+func promoted(removed bool) func(*v1alpha1.Checkpoint) {
+	return func(c *v1alpha1.Checkpoint) {
+		now := metav1.NewMicroTime(at)
+		c.Status.Timeline = &v1alpha1.Timeline{PodUID: c.Status.Pod.UID, Lost: &now}
+		c.Status.Generation = &v1alpha1.GenerationReference{Number: 1, PodUID: c.Status.Pod.UID, Time: now}
+		c.Status.SetCondition(v1alpha1.ConditionDurable, metav1.ConditionTrue, v1alpha1.ReasonCommitted, "")
+		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonNodeLost, "")
+		if removed {
+			c.Status.Timeline.Released = &now
+			c.Status.SetCondition(v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonForcedRemoval, "")
+		}
+	}
+}
+
 func claimedBy(uid types.UID) func(*v1alpha1.Checkpoint) {
 	return func(c *v1alpha1.Checkpoint) { c.Status.Claim = &v1alpha1.Claim{Generation: 1, PodUID: uid} }
 }
@@ -100,6 +122,15 @@ func TestFind(t *testing.T) {
 		{name: "evicted as it ended", points: all(p("c", evictedNow, func(c *v1alpha1.Checkpoint) {
 			c.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "")
 		})), want: Nothing},
+		{name: "its node is silent", points: all(p("b"), p("c", silent(true))), want: Coming, which: "c"},
+		{name: "its node is silent, and there is nothing to go back to", points: all(p("c", silent(false))), want: Nothing},
+		{name: "silent was the node of the pod before", points: all(p("c", silent(true), func(c *v1alpha1.Checkpoint) { c.Status.Pod.UID = "later" })), want: Nothing},
+		{name: "its own node is silent", pod: pods(uid("c"), started), points: all(p("c", silent(true))), want: Own, which: "c"},
+		{name: "promoted, its agent may still live", points: all(p("c", promoted(false))), want: Coming, which: "c"},
+		{name: "promoted and removed", points: all(p("c", promoted(true))), want: Waiting, which: "c"},
+		{name: "promoted and claimed", points: all(p("c", promoted(true), claimedBy("x"))), want: Nothing},
+		{name: "a safety generation that nobody has promoted", points: all(p("c", promoted(true), func(c *v1alpha1.Checkpoint) { c.Status.Timeline.Lost = nil })), want: Nothing},
+		{name: "it is never to go on", pod: pods(annotation(v1alpha1.AnnotationRecover, "never")), points: all(p("b", final(1)), p("c", evacuating)), want: Nothing},
 		{name: "its deadline has passed", points: all(p("c", evacuating)), later: 71 * time.Second, want: Nothing},
 		{name: "the evacuation failed", points: all(p("c", evacuating, func(c *v1alpha1.Checkpoint) {
 			c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonDumpFailed, "")
