@@ -6,8 +6,9 @@
 //
 //   - Claim is one optimistic update of the Checkpoint's status. It is the step that makes at most one pod restore a
 //     generation; the fence in the bucket behind it keeps the older epoch from committing any more.
-//   - A generation is handed to CRIU at most once without a known failure: the handover is written down (record.go)
+//   - A generation is handed to CRIU at most once without a known failure: the handover is written down (restoration.go)
 //     before the wrapper is answered, and a handover whose outcome is not known counts as a restore that ran.
+//   - Of a pod with several containers none runs before all are restored, and either all go on or none does (held.go).
 //   - Nothing reaches CRIU or the pod's files that did not pass authenticated decryption, bound to this Checkpoint.
 //   - Of the generation come file contents and CRIU images only; mounts, devices, capabilities and paths are the new
 //     pod's own.

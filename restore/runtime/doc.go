@@ -7,12 +7,14 @@
 //     listens) it is a plain create, except where a restore may be under way: for a pod that names the generation it
 //     replaces, after a question that broke off, and after a failed restore, the agent is waited for, until the create
 //     fails for want of time.
+//     Of a pod with several containers each is restored without running an instruction and left frozen, until the agent
+//     thaws them all: CRIU leaves its tasks stopped, they are frozen, and continued in there.
 //   - start, of a container that create has restored: it runs already, so nothing is left to do.
-//   - kill, of a container that is being evacuated: signals other than KILL are kept in its hold file (see
+//   - kill, of a container that is being evacuated or waits for the others of its pod: signals other than KILL are kept in its hold file (see
 //     handover.HoldDir); they would otherwise lie pending in the frozen process and be dumped with it. The file is
 //     appended to under flock(2), and only while it has a name: whoever reads and removes it under the same lock
 //     misses none.
-//   - delete: the container's marker and hold file go with it.
+//   - delete: the container's marker and hold file go with it. One that waits for the others is ended without having run.
 //
 // # What holds when something dies
 //
