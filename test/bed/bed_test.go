@@ -303,7 +303,7 @@ func requireGone(t *testing.T, c *Cluster, end func() error, allowed ...string) 
 	require.NoError(t, end())
 	if len(allowed) == 0 {
 		require.Eventually(t, func() bool { return len(cgroups(t, c)) == 0 }, 20*time.Second, 50*time.Millisecond, "cgroups")
-		require.Eventually(t, func() bool { return len(processes(t, c, namespaces)) == 0 }, 10*time.Second, 50*time.Millisecond,
+		require.Eventually(t, func() bool { return len(processes(t, c, namespaces)) == 0 }, 30*time.Second, 50*time.Millisecond,
 			"processes: %v", processes(t, c, namespaces))
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

@@ -113,7 +113,7 @@ func TestDamagedGenerations(t *testing.T) {
 			token := j.logs(ctx)[0].token
 			w.cordon(ctx, t, "b", true)
 			w.interrupt(ctx, t, "a", window)
-			released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+			released := j.waitReleased(ctx)
 			c.damage(ctx, t, newObjects(t, w), folderOf(released))
 			w.cordon(ctx, t, "b", false)
 
@@ -148,7 +148,7 @@ func TestADamagedGenerationIsFollowedByTheOneBefore(t *testing.T) {
 	j.wait(ctx, "safety generation", func(c *v1alpha1.Checkpoint) bool { return c.Status.Safety != nil })
 	w.cordon(ctx, t, "b", true)
 	w.interrupt(ctx, t, "a", window)
-	released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+	released := j.waitReleased(ctx)
 	o := newObjects(t, w)
 	o.remove(ctx, t, o.last(ctx, t, folderOf(released)+"packs/"))
 	w.cordon(ctx, t, "b", false)
@@ -170,7 +170,7 @@ func TestDataKeyThatComesBackCostsNobodyHisJob(t *testing.T) {
 	j := w.start(ctx, t, counterPod("missing-key", "a", w.image))
 	w.cordon(ctx, t, "b", true)
 	w.interrupt(ctx, t, "a", window)
-	released := j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+	released := j.waitReleased(ctx)
 	o, key := newObjects(t, w), folderOf(released)+"KEY"
 	body := o.get(ctx, t, key)
 	o.remove(ctx, t, key)

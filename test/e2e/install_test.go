@@ -60,7 +60,7 @@ func TestKubectlGetCheckpoints(t *testing.T) {
 
 	w.cordon(ctx, t, "b", true)
 	w.interrupt(ctx, t, "a", window)
-	j.waitCondition(ctx, v1alpha1.ConditionReleased, metav1.ConditionTrue, v1alpha1.ReasonSourceGone)
+	j.waitReleased(ctx)
 	require.Subset(t, j.columns(ctx), map[string]string{"NODE": "a", "GEN": "1", "RESTORED": v1alpha1.ReasonWaiting})
 	w.cordon(ctx, t, "b", false)
 	j.waitOn(ctx, "b")

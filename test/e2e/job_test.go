@@ -129,6 +129,12 @@ func (j *job) wait(ctx context.Context, what string, ok func(*v1alpha1.Checkpoin
 	return c
 }
 
+// waitReleased waits until the source is gone: its kubelet has said so, or on a busy machine was not waited for.
+func (j *job) waitReleased(ctx context.Context) *v1alpha1.Checkpoint {
+	j.t.Helper()
+	return j.wait(ctx, "released", func(c *v1alpha1.Checkpoint) bool { return c.Status.IsTrue(v1alpha1.ConditionReleased) })
+}
+
 // waitCondition waits for a condition of that status and reason.
 func (j *job) waitCondition(ctx context.Context, kind string, status metav1.ConditionStatus, reason string) *v1alpha1.Checkpoint {
 	j.t.Helper()
