@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -59,7 +61,7 @@ func TestPodOfSeveralContainers(t *testing.T) {
 	c := j.wait(ctx, "final generation", func(c *v1alpha1.Checkpoint) bool { return c.Status.Generation != nil && c.Status.Generation.Final })
 	require.Equal(t, names, c.Status.Generation.Containers)
 	j.waitOn(ctx, "b")
-	j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
+	c = j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionTrue, v1alpha1.ReasonRestored)
 	j.waitStep(ctx, before["counter"].n+20)
 	for _, name := range names {
 		steps := j.logsOf(ctx, name)
@@ -71,4 +73,91 @@ func TestPodOfSeveralContainers(t *testing.T) {
 		}
 	}
 	require.Len(t, j.logsOf(ctx, "init"), 2)
+	fetched := c.Status.Timeline.Fetched.Time // what the last one needed, so before it was restored
+	for _, name := range names {
+		require.True(t, j.firstSaid(ctx, name).After(fetched), "%s ran before the last one was restored", name)
+	}
+}
+
+// firstSaid is when a container of the pod that is there wrote its first line.
+func (j *job) firstSaid(ctx context.Context, container string) time.Time {
+	j.t.Helper()
+	out, err := j.w.kube.Kubectl(ctx, nil, "-n", namespace, "logs", "--timestamps", j.name, "-c", container)
+	require.NoError(j.t, err)
+	stamp, _, _ := strings.Cut(out, " ")
+	at, err := time.Parse(time.RFC3339Nano, stamp)
+	require.NoError(j.t, err)
+	return at
+}
+
+// unlucky is the container that CRIU does not restore on a node with bad luck.
+const unlucky = "unlucky"
+
+func (w *world) badLuck(ctx context.Context, t *testing.T, node string) {
+	t.Helper()
+	const dir = "/opt/lifeboat/bin/"
+	run := func(ctx context.Context, script string) {
+		out, err := w.node(t, node).Exec(ctx, "bash", "-euc", "cd "+dir+"; "+script)
+		require.NoError(t, err, out)
+	}
+	t.Cleanup(func() { run(context.WithoutCancel(ctx), "mv criu.real criu") })
+	run(ctx, `ln criu criu.real
+cat > criu.unlucky <<'END'
+#!/bin/sh
+case "$CRIU_CONFIG_FILE" in */work/`+unlucky+`/*) exit 1 ;; esac
+exec `+dir+`criu.real "$@"
+END
+chmod 755 criu.unlucky; mv criu.unlucky criu`)
+}
+
+// The last container cannot be restored: those before it end without having run, and the pod begins anew as a whole, with its init
+// container: in place, or where it must not restart, as another pod.
+func TestOneOfSeveralCannotBeRestored(t *testing.T) {
+	w := shared()
+	ctx := testContext(t)
+	policies := []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyNever}
+	jobs := make([]*job, len(policies))
+	tokens := make([]map[string]string, len(policies))
+	names := []string{"counter", "sidecar", unlucky}
+	for i, policy := range policies {
+		pod := severalPod("unlucky-"+strings.ToLower(string(policy)), w.image)
+		pod.Spec.RestartPolicy, pod.Spec.Containers[1].Name = policy, unlucky
+		jobs[i], tokens[i] = w.start(ctx, t, pod), map[string]string{}
+		for _, name := range names {
+			tokens[i][name] = jobs[i].logsOf(ctx, name)[0].token
+		}
+	}
+	w.badLuck(ctx, t, "b")
+	w.interrupt(ctx, t, "a", window)
+	for i, policy := range policies {
+		j := jobs[i]
+		pod, err := w.kube.WaitPod(ctx, namespace, j.name, "begun anew on b", func(p *corev1.Pod) (bool, error) {
+			running := 0
+			for _, s := range p.Status.ContainerStatuses {
+				if s.State.Running != nil && (policy == corev1.RestartPolicyNever || s.RestartCount > 0) {
+					running++
+				}
+			}
+			_, continues := p.Annotations[v1alpha1.AnnotationRestoreFrom]
+			return p.Spec.NodeName == "b" && running == 2 && continues == (policy == corev1.RestartPolicyAlways), nil
+		})
+		require.NoError(t, err)
+		require.Nil(t, pod.DeletionTimestamp)
+		j.waitStep(ctx, 3)
+		for _, name := range names {
+			steps := j.logsOf(ctx, name)
+			require.Equal(t, 1, steps[0].n, "%s begins", name)
+			require.NotEqual(t, tokens[i][name], steps[0].token)
+		}
+		if policy == corev1.RestartPolicyNever {
+			j.waitEvent(ctx, "Leaves")
+			continue
+		}
+		j.waitCondition(ctx, v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonStartedClean)
+		for _, name := range []string{"counter", "sidecar"} {
+			out, err := w.kube.Kubectl(ctx, nil, "-n", namespace, "logs", "--previous", j.name, "-c", name)
+			require.NoError(t, err)
+			require.NotContains(t, out, tokens[i][name], "%s was restored and ended before it ran", name)
+		}
+	}
 }
