@@ -40,23 +40,7 @@ func (d *demo) train(ctx context.Context) (*corev1.Pod, error) {
 		return nil, err
 	}
 	d.tell.say("Checkpoint %s exists: %s", pod.Name, v1alpha1.ReasonProtected)
-	if err := d.before.reach(limit, int(d.Train/pace)); err != nil {
-		return nil, err
-	}
-	return pod, d.safe(limit, pod)
-}
-
-// safe waits until a notice that came now would be answered in time, as an operator would see it.
-func (d *demo) safe(ctx context.Context, pod *corev1.Pod) error {
-	var p *v1alpha1.Protection
-	_, err := d.Kube.WaitCheckpoint(ctx, pod.Namespace, pod.Name, "safe", func(c *v1alpha1.Checkpoint) bool {
-		p = c.Status.Protection
-		return p != nil && p.Level == v1alpha1.LevelSafe
-	})
-	if err == nil && p.Dirty != nil && p.Window != nil {
-		d.tell.say("verdict %s: a notice that came now would find %s bytes unsent at most, and take %s", p.Level, p.Dirty, p.Window.Duration)
-	}
-	return err
+	return pod, d.before.reach(limit, int(d.Train/pace))
 }
 
 // interrupt sends the notice and waits, telling of every moment, until the pod is released; then node a dies.
