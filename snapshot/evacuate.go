@@ -89,6 +89,8 @@ type Evacuator struct {
 	retired map[sessionKey]bool
 	// inHand are containers that a safety dump of this life holds still.
 	inHand map[string]bool
+	// finishing are pods, by UID, whose durable generation is being recorded.
+	finishing map[string]bool
 	// stepped wakes the loop when a step has ended; steps are those under way.
 	stepped chan struct{}
 	steps   sync.WaitGroup
@@ -146,7 +148,7 @@ func New(options Options) *Evacuator {
 	return &Evacuator{
 		options: options, failed: map[string]bool{}, untold: map[string]untold{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		closing: map[string]chan struct{}{},
-		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, retired: map[sessionKey]bool{},
+		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, finishing: map[string]bool{}, retired: map[sessionKey]bool{},
 	}
 }
 

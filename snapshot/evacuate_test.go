@@ -383,6 +383,24 @@ func TestLostAnswerToHeadCountsAsCommitted(t *testing.T) {
 	})
 }
 
+// While the API server is down the kubelet may kill the frozen container and make it anew: not before the record is known.
+func TestNothingStartsWhileAGenerationIsRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		defer s.evacuator.ending.Wait()
+		s.finalErrs = []error{errDown, errDown, errDown}
+		s.hear(notice(time.Minute))
+		go s.round(t)
+		time.Sleep(2 * recordEvery)
+		synctest.Wait()
+		require.True(t, s.evacuator.Finishing(s.targets[0].PodUID))
+		time.Sleep(5 * recordEvery)
+		synctest.Wait()
+		require.NotNil(t, s.final)
+		require.False(t, s.evacuator.Finishing(s.targets[0].PodUID))
+	})
+}
+
 func TestThawDeliversHeldSignals(t *testing.T) {
 	s := newScene(t)
 	s.dumpErrs = []error{errors.New("no"), errors.New("no")}

@@ -136,6 +136,7 @@ func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (into
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
 func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, took laps) error {
+	defer e.beginFinish(t.PodUID)() // before standsStill: what that finds still stays so
 	still := false
 	for {
 		var err error
@@ -162,6 +163,27 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 			return err
 		case <-time.After(recordEvery):
 		}
+	}
+}
+
+// Finishing tells whether the durable generation of a pod is being recorded. Nothing may be created in that pod until it is
+// known how that has ended: a kubelet that has killed a frozen container, as its liveness probe failed, makes it anew, while
+// another pod may go on from the generation. Whoever asks must do so before he reads the Checkpoint.
+func (e *Evacuator) Finishing(podUID string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.finishing[podUID]
+}
+
+// beginFinish has Finishing say so until the returned function is called.
+func (e *Evacuator) beginFinish(podUID string) (end func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.finishing[podUID] = true
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.finishing, podUID)
 	}
 }
 

@@ -128,6 +128,7 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 	a.preparer = node.New(node.Options{
 		NodeName: c.nodeName, Cluster: c.cluster, Store: restores, Packs: packs, FetchesAtOnce: c.restoresAtOnce, Meter: meters.restores, Client: client, Checkpoints: points, Events: events,
 		HostRoot: c.hostRoot, WorkDir: filepath.Join(c.stateDir, "restore"), CRIUConfig: runc.ConfigFile,
+		Finishing: a.evacuator.Finishing,
 		Running: func(ctx context.Context, id string) (bool, error) {
 			status, err := runc.Status(ctx, id)
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err

@@ -106,6 +106,22 @@ func TestGenerationsAndPodsAreMatchedOneToOne(t *testing.T) {
 	}
 }
 
+// A pod in which the frozen container was killed is not started in while its final generation is being recorded.
+func TestNothingStartsWhileTheGenerationOfThePodIsRecorded(t *testing.T) {
+	pod := ofJob("old")
+	p := preparer(t, "a", checkpointstest.New(t, pointOf(t, "old", &v1alpha1.CheckpointStatus{})), pod)
+	finishing := true
+	p.options.Finishing = func(uid string) bool { return finishing && uid == "old" }
+	_, err := p.step(t.Context(), requestOf(pod))
+	require.ErrorContains(t, err, "just being recorded")
+	require.NotErrorIs(t, err, errRefused, "it is asked again")
+	require.NotErrorIs(t, err, errWait, "and never started for having waited")
+	finishing = false
+	reply, err := p.step(t.Context(), requestOf(pod))
+	require.NoError(t, err)
+	require.Equal(t, handover.ActionCreate, reply.Action)
+}
+
 // leaving is the pod while it is being deleted.
 func leaving(pod *corev1.Pod) *corev1.Pod {
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = ptr.To(metav1.Now()), ptr.To(int64(1)), []string{"test/held"}

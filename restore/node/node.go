@@ -82,6 +82,9 @@ type Options struct {
 	MountInfo string
 	// OnHost runs a program in the mount namespace of the host's pid 1.
 	OnHost func(ctx context.Context, argv ...string) error
+	// Finishing tells whether this agent is recording the final generation of a pod, in which nothing may start meanwhile. Nil: it
+	// never is.
+	Finishing func(podUID string) bool
 	// Running tells whether the OCI runtime has a live container of that id, frozen or not.
 	Running func(ctx context.Context, id string) (bool, error)
 	// Thaw lets a container of handover.HeldDir run, and gives it the signals that were kept back. Kill ends all processes
@@ -120,6 +123,9 @@ func New(options Options) *Preparer {
 	options.MountInfo = cmp.Or(options.MountInfo, "/proc/1/mountinfo")
 	if options.Meter == nil {
 		options.Meter = NewMeter()
+	}
+	if options.Finishing == nil {
+		options.Finishing = func(string) bool { return false }
 	}
 	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}, missed: map[string][]string{}}
 	if options.Packs != nil {
@@ -168,6 +174,9 @@ func (p *Preparer) notAwaited(req handover.PrepareRequest, waited error) handove
 
 // step takes one step on the ladder: an answer, or an error that says what is still missing.
 func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (handover.PrepareReply, error) {
+	if p.options.Finishing(req.PodUID) { // asked before the Checkpoint is read, which says how that has ended
+		return handover.PrepareReply{}, fmt.Errorf("pod %s/%s is frozen, and its final generation is just being recorded", req.Namespace, req.Pod)
+	}
 	pod, err := p.live(ctx, req)
 	if err != nil {
 		return handover.PrepareReply{}, err

@@ -78,7 +78,8 @@ func (m *machine) startAgent() {
 	a.preparer = node.New(node.Options{
 		NodeName: m.name, Cluster: cluster, Store: generations, Client: own.Client, Checkpoints: client, Events: events,
 		HostRoot: root, WorkDir: "/restore", MountInfo: filepath.Join(root, "mountinfo"), Meter: meter, Log: log,
-		OnHost: func(context.Context, ...string) error { return nil },
+		OnHost:    func(context.Context, ...string) error { return nil },
+		Finishing: a.evacuator.Finishing,
 		Running: func(ctx context.Context, id string) (bool, error) {
 			status, err := e.Status(ctx, id)
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
