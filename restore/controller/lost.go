@@ -24,7 +24,8 @@ const stopWithin = 5 * time.Second
 // lose finds out whether the bearer's node is gone for certain while nothing final is stored of the pod, and if so promotes its
 // safety generation, where its owner lets it go back to that, by one write. A pod that ended, or that its user deleted, is
 // not brought back; nor is one of which nobody knows how it went: it must be there, or have been there when its node fell
-// silent, which must not have answered since.
+// silent, which must not have answered since. Where it went with its node while no controller looked, its owner knows: it makes
+// another pod, or does not, and then the generation is given up (giveUp).
 func (r *Reconciler) lose(ctx context.Context, o *observation) (verdict, error) {
 	if !mayBeLost(&o.checkpoint.Status) {
 		return goOn, nil
@@ -57,14 +58,19 @@ func (r *Reconciler) lose(ctx context.Context, o *observation) (verdict, error) 
 	case fate == fateSilent && silence != nil && silence.PodUID == bearer.UID && silence.Since.Time.Equal(unreachableSince(node)):
 		why := fmt.Sprintf("the pod was removed by force while node %s did not answer", bearer.NodeName)
 		return goOn, r.promote(ctx, o, loss{why, silence.Alive.Time, silence.Recoverable})
+	case fate == fateGone && !o.bare() && o.checkpoint.Status.Unjudged():
+		alive, err := r.lastSign(ctx, bearer.NodeName, node, silence)
+		if err != nil {
+			return done, err
+		}
+		return goOn, r.promote(ctx, o, loss{gone(bearer.NodeName, node) + ", and the pod with it", alive, true})
 	}
 	return goOn, nil
 }
 
 // mayBeLost tells whether the loss of the bearer's node is not yet judged, and would be one.
 func mayBeLost(s *v1alpha1.CheckpointStatus) bool {
-	return s.Pod != nil && s.Pod.NodeName != "" && !s.Ended() && !s.Lost(s.Pod.UID) &&
-		(s.Generation == nil || s.Generation.PodUID != s.Pod.UID)
+	return s.Pod != nil && s.Pod.NodeName != "" && s.Open()
 }
 
 // continuable tells whether the pod, which is there, may go on elsewhere once its node is gone. Under a notice it counts for

@@ -430,6 +430,39 @@ func TestTheLossOfAnOwnedPodsNode(t *testing.T) {
 	}
 }
 
+// No controller looks while a node is deleted and its pods with it; their owner has replaced them when one does.
+func TestAnOwnedPodThatWentWithItsNodeUnseen(t *testing.T) {
+	for name, safe := range map[string]bool{"it goes on": true, "it begins anew": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			_, of := w.job()
+			w.userCreates(of("train-a"))
+			w.settle()
+			w.on("train-a")
+			if safe {
+				w.safety()
+			}
+			w.deleteNode("a")
+			w.vanishNamed("train-a")
+			w.userCreates(of("train-b"), notStarted)
+			w.settleWithin(stopWithin + time.Second)
+			if !safe {
+				require.Equal(t, []string{"train-b"}, w.points())
+				return
+			}
+			s := w.checkpointNamed("train-a").Status
+			require.False(t, s.WaitingGeneration().Final)
+			require.Contains(t, s.Condition(v1alpha1.ConditionEvacuated).Message, "and the pod with it")
+			w.claimFor("train-b", "b")
+			w.resumedFor("train-b")
+			w.started("train-b")
+			w.settleWithin(time.Second)
+			require.Equal(t, []string{"train-a"}, w.points())
+			require.Equal(t, "train-b", w.checkpointNamed("train-a").Status.Pod.Name)
+		})
+	}
+}
+
 // A StatefulSet's pod comes back under its name; the Checkpoint goes on with it.
 func TestTheLossOfAStatefulSetsPod(t *testing.T) {
 	w := newWorld(t)

@@ -122,6 +122,34 @@ func TestNothingStartsWhileTheGenerationOfThePodIsRecorded(t *testing.T) {
 	require.Equal(t, handover.ActionCreate, reply.Action)
 }
 
+// The pod's predecessor went with its node while no controller looked. It waits for one to look, unless its owner minds.
+func TestANewPodWaitsForTheVerdictOnALostOne(t *testing.T) {
+	lost := pointOf(t, "old", &v1alpha1.CheckpointStatus{Safety: &v1alpha1.GenerationReference{Number: 1, PodUID: "old"}})
+	server := checkpointstest.New(t, lost)
+	step := func(pod *corev1.Pod, nodes ...string) error {
+		t.Helper()
+		p := preparer(t, "b", server, pod)
+		for _, name := range nodes {
+			_, err := p.options.Client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+			require.NoError(t, err)
+		}
+		_, err := p.step(t.Context(), requestOf(pod))
+		return err
+	}
+	require.ErrorIs(t, step(ofJob("new")), errWait)
+	require.NoError(t, step(ofJob("new"), "a"), "its sibling's node is there")
+	minds := ofJob("new")
+	minds.Annotations = map[string]string{v1alpha1.AnnotationOnWaiting: "start"}
+	require.NoError(t, step(minds))
+	started := ofJob("new")
+	started.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", RestartCount: 1}}
+	require.NoError(t, step(started))
+	server.Edit("ns", "old", func(c *v1alpha1.Checkpoint) {
+		c.Status.SetCondition(v1alpha1.ConditionProtectable, metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "")
+	})
+	require.NoError(t, step(ofJob("new")), "it has ended")
+}
+
 // leaving is the pod while it is being deleted.
 func leaving(pod *corev1.Pod) *corev1.Pod {
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds, pod.Finalizers = ptr.To(metav1.Now()), ptr.To(int64(1)), []string{"test/held"}

@@ -58,8 +58,8 @@ var errRefused = errors.New("refused")
 var errElsewhere = errors.New("the bucket that this agent is set to is not the one that the job was stored in, or the key differs " +
 	"(compare LIFEBOAT_BUCKET, LIFEBOAT_CLUSTER and Secret lifeboat-key)")
 
-// errWait: a pod that this one may continue is being evacuated.
-var errWait = errors.New("a pod that this one may continue is still being evacuated")
+// errWait: what this pod may continue is being evacuated, or not yet judged after the loss of its node.
+var errWait = errors.New("what this pod may continue is still on its way")
 
 // EventNodeUnfit is the reason of the event that tells that a pod came to a node that cannot restore its generation.
 const EventNodeUnfit = "NodeUnfit"
@@ -203,6 +203,11 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 	}
 	if slices.Contains(t.pod.inits, req.Container) && next != rungEvacuated {
 		return p.create(), nil // it runs again in every pod
+	}
+	if next == rungCreate && r == nil {
+		if name, err := p.unjudged(ctx, pod, points); err != nil || name != "" {
+			return handover.PrepareReply{}, cmp.Or(err, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, name, errWait))
+		}
 	}
 	if next == rungFallBack && r.whole(next, req.Container) && r.stays(req.Container) {
 		next = rungStartClean // its containers cannot be made once more

@@ -19,7 +19,6 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/checkpoints"
 	"github.com/lifeboat-dev/lifeboat/restore/api/exclude"
-	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
 	"github.com/lifeboat-dev/lifeboat/restore/api/placement"
 	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
@@ -41,6 +40,8 @@ type Journal struct {
 	Events      record.EventRecorder
 	// Requirements are what a generation taken on this node requires of another one.
 	Requirements map[string]string
+
+	own own
 }
 
 // Targets implements snapshot.Journal: the labelled pods of this node whose Checkpoint says Protectable.
@@ -56,6 +57,7 @@ func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 	if err != nil {
 		return nil, err
 	}
+	j.own.keep(pods.Items)
 	var targets []snapshot.Target
 	for i := range pods.Items {
 		t, err := j.ofPod(ctx, &pods.Items[i], containers)
@@ -72,13 +74,9 @@ func (j *Journal) Targets(ctx context.Context) ([]snapshot.Target, error) {
 // ofPod is the target that a pod is, without containers where it bears no Checkpoint, is not protectable, does not run, or is being
 // restored: its containers may stand frozen for each other.
 func (j *Journal) ofPod(ctx context.Context, pod *corev1.Pod, containers []snapshot.Container) (snapshot.Target, error) {
-	points, err := j.Checkpoints.Of(ctx, pod)
-	if err != nil {
+	checkpoint, err := j.own.of(ctx, j.Checkpoints, pod)
+	if checkpoint == nil {
 		return snapshot.Target{}, err
-	}
-	relation, checkpoint := identity.Find(pod, points, nil, time.Now())
-	if relation != identity.Own {
-		return snapshot.Target{}, nil
 	}
 	status := &checkpoint.Status
 	superseded := status.Lost(pod.UID)

@@ -114,6 +114,18 @@ func (s *CheckpointStatus) Silent() bool {
 	return s.Silence != nil && s.Silence.Recoverable && s.Pod != nil && s.Silence.PodUID == s.Pod.UID
 }
 
+// Open tells whether it is still open what becomes of the bearer: it has not ended, was not given up with its node, and nothing
+// final is stored of it.
+func (s *CheckpointStatus) Open() bool {
+	return s.Pod != nil && !s.Ended() && !s.Lost(s.Pod.UID) && (s.Generation == nil || s.Generation.PodUID != s.Pod.UID)
+}
+
+// Unjudged tells whether the bearer could go on from a safety generation if its node were gone, which nobody has said yet.
+// Where it may not (annotation AnnotationRecover), it has none.
+func (s *CheckpointStatus) Unjudged() bool {
+	return s.Open() && s.Safety != nil && s.Safety.PodUID == s.Pod.UID
+}
+
 // Released tells whether the source of the newest interruption is gone from the API. The condition alone may still speak of
 // the interruption before; the timeline is of the newest.
 func (s *CheckpointStatus) Released() bool {

@@ -27,6 +27,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	objects map[string]*v1alpha1.Checkpoint
+	lists   int
 	// Before is called before each update; it may Edit what the update then conflicts with.
 	Before func()
 }
@@ -52,6 +53,13 @@ func (s *Server) Get(namespace, name string) *v1alpha1.Checkpoint {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.objects[namespace+"/"+name].DeepCopy()
+}
+
+// Lists is how often somebody has listed Checkpoints.
+func (s *Server) Lists() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lists
 }
 
 // Edit changes a Checkpoint as somebody else would.
@@ -95,6 +103,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) list(w http.ResponseWriter, namespace string, query url.Values) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.lists++
 	list := v1alpha1.CheckpointList{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "CheckpointList"}}
 	label, labelled := strings.CutPrefix(query.Get("labelSelector"), v1alpha1.LabelIdentity+"=")
 	field, fielded := strings.CutPrefix(query.Get("fieldSelector"), "status.pod.uid=")
