@@ -109,6 +109,14 @@ func checkpointCases() []policyCase {
 		{"claims for another node", "may claim for that node alone", func(t *testing.T, e *Env, a client.Client) error {
 			return e.write(t, a, e.own, func(s *v1alpha1.CheckpointStatus) { claim(s, e.other) })
 		}},
+		{"claims and records a safety generation in one", "only the agent of the pod's own node", onOther(
+			func(e *Env, s *v1alpha1.CheckpointStatus) {
+				claim(s, e.own)
+				s.Safety = &v1alpha1.GenerationReference{Number: 9, PodUID: "source", NodeName: e.other}
+			})},
+		{"says that its pod was evicted", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
+			s.Evicted = &v1alpha1.Evicted{PodUID: "source", Time: metav1.NowMicro()}
+		})},
 		{"claims and records a generation in one", "only the agent of the pod's own node", onOther(
 			func(e *Env, s *v1alpha1.CheckpointStatus) { claim(s, e.own); generation(s) })},
 		{"moves the bearer", "are the controller's", onOwn(

@@ -17,6 +17,9 @@ import (
 // and nobody else tidies up.
 const lostKept = 10 * time.Minute
 
+// recordWithin is how long after the deadline a final generation is still waited for where another pod bears the name already.
+const recordWithin = time.Minute
+
 // end takes the Checkpoint away when its job is over, and says so when a pod is lost instead. A Checkpoint lives as
 // long as one job: another pod under the same name that does not continue it is another job and gets one of its own.
 func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
@@ -33,6 +36,12 @@ func (r *Reconciler) end(ctx context.Context, o *observation) (verdict, error) {
 		return lookAgain(conflictDelay), r.makeWay(ctx, o)
 	case stage == StageEvacuating && o.bare():
 		return done, r.nameTaken(ctx, o)
+	case stage == StageEvacuating && s.Timeline.Deadline != nil:
+		// Removed by force, and its owner has made another one. Its agent may yet record what it has.
+		if left := s.Timeline.Deadline.Add(recordWithin).Sub(r.Now()); left > 0 {
+			return lookAgain(left), nil
+		}
+		return lookAgain(conflictDelay), r.makeWay(ctx, o)
 	}
 	return goOn, nil
 }

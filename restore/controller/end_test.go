@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -272,4 +273,27 @@ func TestATemplateOfAnEarlierPodIsRenewed(t *testing.T) {
 	w.settle()
 	require.Contains(t, string(w.checkpoint().Spec.Template.Raw), "train:2")
 	require.True(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionProtectable))
+}
+
+// A StatefulSet's pod is removed by force in its evacuation, and the agent falls silent: the set's next pod is protected a minute
+// after the deadline, and nobody looks as fast as can be until then.
+func TestANamesakeMadeDuringAnEvacuation(t *testing.T) {
+	w := newWorld(t)
+	set := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "web", UID: w.uid()}}
+	of := by(set, "apps/v1", "StatefulSet", "web-0")
+	w.userCreates(of)
+	w.settle()
+	w.on("web-0")
+	w.notice()
+	deadline := metav1.NewMicroTime(w.now.Add(2 * time.Minute))
+	w.agentWrites(func(s *v1alpha1.CheckpointStatus) { s.Timeline.Deadline = &deadline })
+	w.vanishNamed("web-0")
+	next := w.userCreates(of)
+	w.started("web-0")
+	result, err := w.reconciler().Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: subject.Namespace, Name: "web-0"}})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, result.RequeueAfter, rejectedDelay)
+	w.settle()
+	require.Equal(t, next.UID, w.checkpointNamed("web-0").Status.Pod.UID)
+	require.WithinDuration(t, deadline.Add(recordWithin), w.now, 2*rejectedDelay)
 }

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -98,7 +99,12 @@ func (r *Reconciler) createCheckpoint(ctx context.Context, o *observation, pod *
 		}
 		ck.Spec.Template = template
 	}
-	if err := r.createUnder(ctx, ck); err != nil {
+	err := r.createUnder(ctx, ck)
+	if errors.Is(err, errNamesake) {
+		o.again = rejectedDelay // a change of that one is looked at as soon as it comes
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	made := &observation{NamespacedName: client.ObjectKeyFromObject(ck), checkpoint: ck, pod: pod}
@@ -108,13 +114,16 @@ func (r *Reconciler) createCheckpoint(ctx context.Context, o *observation, pod *
 	}); err != nil {
 		return err
 	}
-	_, err := r.advance(ctx, made)
+	_, err = r.advance(ctx, made)
 	o.notes = append(o.notes, made.notes...)
 	return err
 }
 
+// errNamesake: a Checkpoint of the same identity, of another pod, bears the pod's name.
+var errNamesake = errors.New("a Checkpoint of the same identity has the name")
+
 // createUnder creates the Checkpoint under the pod's name, or under another one where a Checkpoint of another identity has
-// it. AlreadyExists where one of the same identity is there: its own look comes first.
+// it. errNamesake where one of the same identity is there: its own look comes first.
 func (r *Reconciler) createUnder(ctx context.Context, ck *v1alpha1.Checkpoint) error {
 	err := r.Client.Create(ctx, ck)
 	if apierrors.IsAlreadyExists(err) {
@@ -122,7 +131,11 @@ func (r *Reconciler) createUnder(ctx context.Context, ck *v1alpha1.Checkpoint) e
 		if fault != nil {
 			return fault
 		}
-		if there != nil && there.Labels[v1alpha1.LabelIdentity] != ck.Labels[v1alpha1.LabelIdentity] {
+		switch {
+		case there == nil:
+		case there.Labels[v1alpha1.LabelIdentity] == ck.Labels[v1alpha1.LabelIdentity]:
+			return errNamesake
+		default:
 			ck.Name, ck.ResourceVersion, ck.UID = identity.OtherName(ck.Spec.Identity), "", ""
 			err = r.Client.Create(ctx, ck)
 		}

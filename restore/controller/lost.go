@@ -55,7 +55,7 @@ func (r *Reconciler) lose(ctx context.Context, o *observation) (verdict, error) 
 			return done, err
 		}
 		return goOn, r.promote(ctx, o, loss{gone(bearer.NodeName, node), alive, !settings.FinalOnly(live.Annotations)})
-	case fate == fateSilent && silence != nil && silence.PodUID == bearer.UID && silence.Since.Time.Equal(unreachableSince(node)):
+	case node != nil && silence != nil && silence.PodUID == bearer.UID && silence.Since.Time.Equal(unreachableSince(node)):
 		why := fmt.Sprintf("the pod was removed by force while node %s did not answer", bearer.NodeName)
 		return goOn, r.promote(ctx, o, loss{why, silence.Alive.Time, silence.Recoverable})
 	case fate == fateGone && !o.bare() && o.checkpoint.Status.Unjudged():

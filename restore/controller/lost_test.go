@@ -104,8 +104,9 @@ var nodeCases = map[string]lossCase{
 		w.silent("a")
 		w.vanish()
 	}, want: nothing},
-	"deleted, and the pod is gone before anybody looked": {do: func(w *world) { w.deleteNode("a"); w.vanish() }, want: nothing},
-	"the user deleted the pod before":                    {do: func(w *world) { w.deleteBy(false); w.settle(); w.deleteNode("a"); w.settle(); w.kubelet() }, want: nothing},
+	"silent, then out of service, and the pod is removed": {do: func(w *world) { w.silent("a"); w.settle(); w.setNode("a", outOfServiceTaint); w.vanish() }, want: resumes},
+	"deleted, and the pod is gone before anybody looked":  {do: func(w *world) { w.deleteNode("a"); w.vanish() }, want: nothing},
+	"the user deleted the pod before":                     {do: func(w *world) { w.deleteBy(false); w.settle(); w.deleteNode("a"); w.settle(); w.kubelet() }, want: nothing},
 	"the user deletes the pod while it is silent": {do: func(w *world) {
 		w.silent("a")
 		w.settle()
@@ -461,6 +462,39 @@ func TestAnOwnedPodThatWentWithItsNodeUnseen(t *testing.T) {
 			require.Equal(t, "train-b", w.checkpointNamed("train-a").Status.Pod.Name)
 		})
 	}
+}
+
+// A pod that left in good order after a failed evacuation, and was called lost, is not brought back beside its successor when
+// its node goes at last.
+func TestAPodThatWasCalledLostStaysSo(t *testing.T) {
+	w := newWorld(t)
+	_, of := w.job()
+	w.userCreates(of("train-a"))
+	w.settle()
+	w.on("train-a")
+	w.safety()
+	w.notice()
+	w.dumpFails()
+	w.vanishNamed("train-a")
+	w.settleWithin(time.Second)
+	require.Equal(t, v1alpha1.ReasonPodLost, w.checkpointNamed("train-a").Status.Condition(v1alpha1.ConditionProtectable).Reason)
+	w.userCreates(of("train-b"))
+	w.started("train-b")
+	w.deleteNode("a")
+	w.settleWithin(time.Second)
+	require.Nil(t, w.checkpointNamed("train-a").Status.Generation)
+}
+
+func TestASafetyGenerationThatTheOwnerForbidsIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.userCreates()
+	w.settle()
+	w.safety()
+	w.settle()
+	require.NotNil(t, w.checkpoint().Status.Safety)
+	w.changePod(recovers("final-only"))
+	w.settle()
+	require.Nil(t, w.checkpoint().Status.Safety)
 }
 
 // A StatefulSet's pod comes back under its name; the Checkpoint goes on with it.

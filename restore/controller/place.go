@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +36,7 @@ func (r *Reconciler) place(ctx context.Context, o *observation, pod *corev1.Pod,
 		o.notes = append(o.notes, note{corev1.EventTypeWarning, reason, action, text, pod, ck})
 	}
 	if owned && ptr.Deref(pod.Spec.RuntimeClassName, "") == "" {
-		return r.readmit(ctx, pod, gen, tell)
+		return r.readmit(ctx, o, pod, gen, tell)
 	}
 	if pod.Spec.NodeName == "" {
 		if !unschedulable(pod) {
@@ -71,10 +72,11 @@ func (r *Reconciler) place(ctx context.Context, o *observation, pod *corev1.Pod,
 
 // readmit takes away a new pod that was created while admission was down, before it starts from the beginning: its owner
 // makes another one, which gets the RuntimeClass. First the API server is asked whether it would.
-func (r *Reconciler) readmit(ctx context.Context, pod *corev1.Pod, gen *v1alpha1.GenerationReference, tell func(reason, action, text string)) error {
+func (r *Reconciler) readmit(ctx context.Context, o *observation, pod *corev1.Pod, gen *v1alpha1.GenerationReference, tell func(reason, action, text string)) error {
 	trial := &corev1.Pod{Spec: *pod.Spec.DeepCopy()}
 	trial.Namespace, trial.GenerateName, trial.Labels = pod.Namespace, "lifeboat-trial-", pod.Labels
 	trial.Spec.NodeName = ""
+	o.again = time.Second // the call may have gone to a replica that is not there any more
 	if err := r.Client.Create(ctx, trial, client.DryRunAll); err != nil {
 		log.FromContext(ctx).Info("not known whether admission works", "cause", err.Error())
 		return nil

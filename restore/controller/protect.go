@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/obstacle"
+	"github.com/lifeboat-dev/lifeboat/restore/api/settings"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -92,10 +94,21 @@ func (r *Reconciler) protect(ctx context.Context, o *observation) (verdict, erro
 	if err != nil {
 		return done, err
 	}
-	if err := r.setSettings(ctx, o); err != nil {
+	if err := errors.Join(r.setSettings(ctx, o), r.forbidSafety(ctx, o)); err != nil {
 		return done, err
 	}
 	return goOn, r.setProtectable(ctx, o, judge(o.pod, node, s.Condition(v1alpha1.ConditionDumpable)))
+}
+
+// forbidSafety forgets the bearer's safety generation once its owner has forbidden to go back to one.
+func (r *Reconciler) forbidSafety(ctx context.Context, o *observation) error {
+	return r.patchStatus(ctx, o, func(s *v1alpha1.CheckpointStatus) bool {
+		if s.Safety == nil || s.Safety.PodUID != o.pod.UID || !settings.FinalOnly(o.pod.Annotations) {
+			return false
+		}
+		s.Safety = nil
+		return true
+	})
 }
 
 // renewTemplate takes the template from this pod where another one gave it: the first pod was gone before its

@@ -138,7 +138,9 @@ func (r *Reconciler) disrupt(ctx context.Context, pod *corev1.Pod, phase corev1.
 		})
 	}
 	after.Status.Phase = phase
-	if err := r.Client.Status().Patch(ctx, after, client.StrategicMergeFrom(pod)); client.IgnoreNotFound(err) != nil {
+	// Of this very pod: another one may bear its name by now.
+	patch := client.StrategicMergeFrom(pod, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Status().Patch(ctx, after, patch); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("mark pod %s/%s as disrupted: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -163,4 +164,16 @@ func TestAnOldReleaseDoesNotCount(t *testing.T) {
 	require.False(t, w.checkpoint().Status.IsTrue(v1alpha1.ConditionReleased))
 	require.Len(t, w.created, 1)
 	require.Equal(t, w.pod().UID, w.evictions[len(w.evictions)-1])
+}
+
+// What the cache shows is the source still, while its set has made another pod under the same name.
+func TestThePodOfTheSameNameIsNotMarked(t *testing.T) {
+	w := newWorld(t)
+	source := w.userCreates()
+	w.vanish()
+	w.userCreates()
+	w.changePod(func(*corev1.Pod) {}) // versions begin anew with each object here
+	err := w.reconciler().disrupt(t.Context(), source, corev1.PodFailed)
+	require.True(t, apierrors.IsConflict(err), "%v", err)
+	require.Equal(t, corev1.PodRunning, w.pod().Status.Phase)
 }

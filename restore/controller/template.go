@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/lifeboat-dev/lifeboat/restore/api/identity"
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
@@ -52,21 +53,16 @@ func ReplacementOf(ck *v1alpha1.Checkpoint, gen *v1alpha1.GenerationReference) (
 	pod.Namespace, pod.Name = ck.Namespace, ck.Spec.Identity.Name
 	pod.Labels, pod.Annotations, pod.OwnerReferences = t.Labels, t.Annotations, t.OwnerReferences
 	if gen != nil {
-		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.AnnotationRestoreFrom, restoreFrom(ck.Name, gen))
+		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.AnnotationRestoreFrom, identity.RestoreFrom(ck.Name, gen))
 	}
 	class := v1alpha1.RuntimeClassName
 	pod.Spec.RuntimeClassName = &class
 	return pod, nil
 }
 
-// restoreFrom is the value of AnnotationRestoreFrom: checkpoint name, slash, generation number.
-func restoreFrom(checkpoint string, gen *v1alpha1.GenerationReference) string {
-	return fmt.Sprintf("%s/%d", checkpoint, gen.Number)
-}
-
 // isReplacement tells whether the pod was created to restore that generation.
 func isReplacement(pod *corev1.Pod, ck *v1alpha1.Checkpoint, gen *v1alpha1.GenerationReference) bool {
-	return pod.Annotations[v1alpha1.AnnotationRestoreFrom] == restoreFrom(ck.Name, gen)
+	return pod.Annotations[v1alpha1.AnnotationRestoreFrom] == identity.RestoreFrom(ck.Name, gen)
 }
 
 func referenceTo(pod *corev1.Pod) *v1alpha1.PodReference {

@@ -12,10 +12,12 @@ import (
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
-// mounts tells whether the pod has volumes that outlive it, which its node has to give up before another one may have them.
+// mounts tells whether the pod has volumes that outlive it, which its node has to give up before another one may have them: all
+// but those that are made for the pod, or are the node's own.
 func mounts(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
-		return v.PersistentVolumeClaim != nil || v.Ephemeral != nil || v.ISCSI != nil || v.FC != nil || v.RBD != nil
+		return v.EmptyDir == nil && v.ConfigMap == nil && v.Secret == nil && v.DownwardAPI == nil && v.Projected == nil &&
+			v.HostPath == nil && v.Image == nil && v.CSI == nil && v.GitRepo == nil
 	})
 }
 

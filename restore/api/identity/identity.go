@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,17 +111,22 @@ func stableLabels(pod *corev1.Pod) map[string]string {
 	return stable
 }
 
+// volatileEnv differs between pods that are the same to their owner: what Spark and Argo number their attempts by.
+var volatileEnv = map[string]bool{"SPARK_APPLICATION_ID": true, "ARGO_NODE_ID": true, "ARGO_POD_NAME": true}
+
 // program hashes what the containers run. An owner of a kind that we do not know may have pods of many kinds under the same
-// labels (the steps of a workflow), and none of them may wake up as another.
+// labels (the steps of a workflow), and none of them may wake up as another. Such steps may differ by their environment alone.
 func program(pod *corev1.Pod) string {
 	type container struct {
 		Name, Image   string
 		Command, Args []string
+		Env           []corev1.EnvVar
+		EnvFrom       []corev1.EnvFromSource
 	}
 	var all []container
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		all = append(all, container{c.Name, c.Image, c.Command, c.Args})
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		env := slices.DeleteFunc(slices.Clone(c.Env), func(e corev1.EnvVar) bool { return volatileEnv[e.Name] })
+		all = append(all, container{c.Name, c.Image, c.Command, c.Args, env, c.EnvFrom})
 	}
 	return hash(all)
 }

@@ -167,3 +167,16 @@ func TestOtherNameFitsAnyPod(t *testing.T) {
 	id.Name = "train"
 	require.Equal(t, "train-"+Key(id), OtherName(id))
 }
+
+// The steps of a workflow may differ by their environment alone.
+func TestTheEnvironmentCountsForOwnersOfOtherKinds(t *testing.T) {
+	key := func(name, value string) string {
+		pod := owned("step", "argoproj.io/v1alpha1", "Workflow", "u")
+		pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: name, Value: value}}
+		id, err := Of(pod)
+		require.NoError(t, err)
+		return Key(id)
+	}
+	require.NotEqual(t, key("ARGO_TEMPLATE", "a"), key("ARGO_TEMPLATE", "b"))
+	require.Equal(t, key("ARGO_NODE_ID", "a"), key("ARGO_NODE_ID", "b"))
+}

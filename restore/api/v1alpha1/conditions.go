@@ -121,9 +121,11 @@ func (s *CheckpointStatus) Open() bool {
 }
 
 // Unjudged tells whether the bearer could go on from a safety generation if its node were gone, which nobody has said yet.
-// Where it may not (annotation AnnotationRecover), it has none.
+// Where it may not (annotation AnnotationRecover), it has none; one that was called lost after a failed evacuation is judged.
 func (s *CheckpointStatus) Unjudged() bool {
-	return s.Open() && s.Safety != nil && s.Safety.PodUID == s.Pod.UID
+	c := s.Condition(ConditionProtectable)
+	lost := c != nil && c.Status == metav1.ConditionFalse && c.Reason == ReasonPodLost
+	return s.Open() && !lost && s.Safety != nil && s.Safety.PodUID == s.Pod.UID
 }
 
 // Released tells whether the source of the newest interruption is gone from the API. The condition alone may still speak of

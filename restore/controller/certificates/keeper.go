@@ -103,8 +103,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
-		case <-wake:
-			timer.Stop()
+		case <-wake: // somebody else may be at it, whose writes answer ours
+			timer.Reset(lookAtLeast)
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			}
 		case <-timer.C:
 		}
 	}
