@@ -1,5 +1,5 @@
-# The one image of Lifeboat: agent and controller, the command lifeboat, and what the agent puts on its node. `make image`
-# builds the static binaries into build/bin first. CRIU comes from Debian and is gathered with its own loader and
+# The one image of Lifeboat: agent and controller, the command lifeboat, and what the agent puts on its node. `make build`
+# comes before it: it puts the static binaries into build/bin. CRIU comes from Debian and is gathered with its own loader and
 # libraries, to run from /opt/lifeboat on hosts with any C library.
 FROM docker.io/library/debian:forky-slim
 

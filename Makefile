@@ -21,9 +21,9 @@ BUILD := go build -ldflags "-s -w"
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build the product's static binaries and the test bed's command into build/bin
+build: ## build the product's static binaries and the commands of test bed and demo into build/bin
 	@mkdir -p $(BIN)
-	@echo "building the product and the test bed's command (about two minutes the first time, then seconds)"
+	@echo "building the product and the commands of test bed and demo (about two minutes the first time, then seconds)"
 	@$(BUILD) -o $(BIN)/ ./cmd/... ./test/bed/cmd/bed ./test/demo/cmd/demo
 
 lint: ## hold format, layers, sizes and comments (.depguard.yaml, revive.toml, staticcheck, vet)

@@ -54,7 +54,7 @@ func (c *config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.bucket, "bucket", "", "where generations go: s3://bucket/prefix?region=…, file:///folder")
 	flags.StringVar(&c.keyFile, "key-file", "/etc/lifeboat/key/key", "file with the master keys, a line each (32 bytes in hex or base64): the first wraps, the others unwrap")
 	flags.StringVar(&c.hostRoot, "host-root", "/proc/1/root", "where the host's root is seen")
-	flags.StringVar(&c.stateDir, "state-dir", "/var/lib/lifeboat", "folder on the host for dumps under way")
+	flags.StringVar(&c.stateDir, "state-dir", "/var/lib/lifeboat", "folder on the host for dumps, rounds and restores under way, and for prefetched packs")
 	flags.StringVar(&c.lifeboatDir, "lifeboat-dir", "/opt/lifeboat", "folder on the host that `install` filled")
 	flags.StringVar(&c.runtimeRoot, "runtime-root", "/run/containerd/runc/k8s.io", "state folder of the OCI runtime on the host")
 	flags.StringVar(&c.containerdSocket, "containerd-socket", "/run/containerd/containerd.sock", "containerd's socket on the host")

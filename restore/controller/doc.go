@@ -3,8 +3,8 @@
 // replacement of a bare pod. Owners make those of theirs; which pod continues which, the agents decide by their claims.
 //
 // There is one Reconciler, keyed by Checkpoints. It looks at the world anew each time (the pod that bears the Checkpoint,
-// the one that has claimed, another under the bearer's name) and runs its phases in order: end, follow, protect, tolerate,
-// release, replace, give up. Every phase is idempotent and has the same shape. A pod of the key's name that no Checkpoint
+// the one that has claimed, another under the bearer's name) and runs its phases in order: lose, note eviction, end, follow,
+// leave, protect, tolerate, release, replace, give up. Every phase is idempotent and has the same shape. A pod of the key's name that no Checkpoint
 // concerns is enrolled after that.
 //
 // # What keeps it safe

@@ -1,6 +1,6 @@
 // Package handover is the contract between lifeboat-runtime (the OCI wrapper) and the agent of the same node: JSON over
-// HTTP on a unix socket, and two marker folders. It imports nothing but the standard library, for lifeboat-runtime is
-// small and knows neither network nor Kubernetes.
+// HTTP on a unix socket, and three marker folders (RestoredDir, HoldDir, HeldDir). It imports nothing but the standard
+// library, for lifeboat-runtime is small and knows neither network nor Kubernetes.
 package handover
 
 // Paths on the host.

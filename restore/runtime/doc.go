@@ -4,9 +4,9 @@
 //   - create, of a container (not of a sandbox): the agent is asked over its unix socket, and where a generation waits
 //     for this pod, `runc restore` takes the place of `runc create`. After a failed restore the agent is asked again, a
 //     few times at most, for a create that fails is the end of a pod that must not restart. Without an agent (nobody
-//     listens) it is a plain create, except where a restore may be under way: for a pod that names the generation it
-//     replaces, after a question that broke off, and after a failed restore, the agent is waited for, until the create
-//     fails for want of time.
+//     listens) it is a plain create after half a minute (Times.Absent), except where a restore may be under way: for a
+//     pod that names the generation it replaces, after a question that broke off, and after a failed restore, the agent
+//     is waited for, until the create fails for want of time.
 //     Of a pod with several containers each is restored without running an instruction and left frozen, until the agent
 //     thaws them all: CRIU leaves its tasks stopped, they are frozen, and continued in there.
 //   - start, of a container that create has restored: it runs already, so nothing is left to do.

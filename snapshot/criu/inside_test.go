@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dev/lifeboat/snapshot"
+	"github.com/lifeboat-dev/lifeboat/test/softdirty"
 )
 
 const (
@@ -47,7 +49,7 @@ cd /
 `
 
 // inside says whether the test already runs on such a machine. Otherwise it runs it on one and passes on how it went; the
-// caller then returns.
+// caller then returns. What a test skips inside counts as failed.
 func inside(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(insideVariable) != "" {
@@ -66,9 +68,18 @@ func inside(t testing.TB) bool {
 	cmd := exec.CommandContext(t.Context(), "unshare", "-m", "-p", "--fork", "--kill-child", "--propagation", "private",
 		"sh", "-c", enter, "sh", root, t.TempDir(), self, run, bench)
 	cmd.Env = append(os.Environ(), insideVariable+"=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/tmp")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// The kernel sends Pdeathsig when the thread ends that started the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	output, err := cmd.CombinedOutput()
 	t.Logf("inside %s:\n%s", root, output)
 	require.NoError(t, err, "the test failed inside")
+	if bench == "^$" {
+		require.Empty(t, softdirty.Faults(string(output)))
+	} else {
+		require.Contains(t, string(output), "\n"+t.Name())
+	}
 	return false
 }
 

@@ -1,5 +1,6 @@
 // Package kube tells snapshot which pods of this node are targets, and writes what snapshot did on the pods'
-// Checkpoints. All it writes is the status of Checkpoints whose pod runs on this node, this node's own taint, and Events.
+// Checkpoints. All it writes is the status of Checkpoints whose pod runs on this node, this node's own taint and labels, and
+// Events.
 package kube
 
 import (

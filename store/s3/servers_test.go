@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,8 +90,12 @@ func (s *server) run(t *testing.T, cmd *exec.Cmd, readyPath string) {
 	setKeys(t)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// The kernel sends Pdeathsig when the thread ends that started the process.
+	runtime.LockOSThread()
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
+		defer runtime.UnlockOSThread()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {

@@ -82,7 +82,7 @@ func stateDir(t *testing.T) string {
 
 func TestLife(t *testing.T) {
 	requireRoot(t)
-	c := up(t, Options{Dir: stateDir(t), NodeMonitorGrace: 10 * time.Second})
+	c := up(t, Options{Dir: stateDir(t), NodeMonitorGrace: 20 * time.Second})
 	a, err := c.Node("a")
 	require.NoError(t, err)
 
@@ -241,7 +241,7 @@ func dieAndReturn(t *testing.T, c *Cluster, n *Node) {
 	require.NoError(t, n.Start(t.Context()))
 	inside(t, n, "test", "-e", "/opt/kept")
 	inside(t, n, "test", "!", "-e", "/run/lost")
-	_, err = c.Kubectl(t.Context(), "wait", "--for=condition=Ready", "node/"+n.Name, "--timeout=5s")
+	_, err = c.Kubectl(t.Context(), "wait", "--for=condition=Ready", "node/"+n.Name, "--timeout=60s")
 	require.NoError(t, err)
 }
 
@@ -303,8 +303,12 @@ func requireGone(t *testing.T, c *Cluster, end func() error, allowed ...string) 
 	require.NoError(t, end())
 	if len(allowed) == 0 {
 		require.Eventually(t, func() bool { return len(cgroups(t, c)) == 0 }, 20*time.Second, 50*time.Millisecond, "cgroups")
-		require.Eventually(t, func() bool { return len(processes(t, c, namespaces)) == 0 }, 30*time.Second, 50*time.Millisecond,
-			"processes: %v", processes(t, c, namespaces))
+		var left []string
+		gone := func() bool { left = processes(t, c, namespaces); return len(left) == 0 }
+		for end := time.Now().Add(30 * time.Second); !gone() && time.Now().Before(end); {
+			<-time.After(50 * time.Millisecond)
+		}
+		require.Empty(t, left, "processes")
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)

@@ -21,9 +21,6 @@ type Options struct {
 	Dir string
 }
 
-// Settings of Lifeboat that suit short runs: rounds come soon and take what they want.
-var Settings = []string{"LIFEBOAT_INTERVAL=10s", "LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=1", "LIFEBOAT_NETWORK_SHARE=1"}
-
 // nodeGrace is how long a silent node counts as ready: a busy machine takes its time.
 const nodeGrace = 30 * time.Second
 
@@ -42,7 +39,8 @@ func Main(ctx context.Context, o Options, out io.Writer) (err error) {
 	for seed := o.Seed; seed < o.Seed+uint64(o.Runs) && ctx.Err() == nil; seed++ {
 		outcome := w.Run(ctx, Draw(seed), filepath.Join(root, "build", "chaos", fmt.Sprint(seed)))
 		if ctx.Err() != nil {
-			break // it was cut short
+			fmt.Fprintf(out, "%s cut short: %s\n", time.Now().Format(time.TimeOnly), outcome.Report())
+			break
 		}
 		fmt.Fprintf(out, "%s %s\n", time.Now().Format(time.TimeOnly), outcome.Report())
 		sum.Add(outcome)
@@ -70,7 +68,7 @@ func setUp(ctx context.Context, o Options, root string, out io.Writer) (*World, 
 	}
 	image, err := deploy.BuildImage(ctx, w.Bed, out)
 	if err == nil {
-		w.Kube, err = deploy.Install(ctx, w.Bed, deploy.Options{Image: image, Settings: Settings})
+		w.Kube, err = deploy.Install(ctx, w.Bed, deploy.Options{Image: image, Settings: deploy.Hasty})
 	}
 	if err == nil {
 		w.Image, err = deploy.CounterImage(ctx, w.Bed)

@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
 // train starts the job on the node that will go, lets it train, and returns its pod when it is protected.
@@ -33,7 +32,7 @@ func (d *demo) train(ctx context.Context) (*corev1.Pod, error) {
 	d.tell.say("pod %s runs on node %s, with nothing but the label %s=true", pod.Name, pod.Spec.NodeName, v1alpha1.LabelProtect)
 	d.followers.Go(func() { d.before.follow(ctx, d.Kube, pod, d.tell) })
 	_, err = d.Kube.WaitCheckpoint(limit, pod.Namespace, pod.Name, "protected", func(c *v1alpha1.Checkpoint) bool {
-		p := deploy.Condition(c, v1alpha1.ConditionProtectable)
+		p := c.Status.Condition(v1alpha1.ConditionProtectable)
 		return p != nil && p.Status == metav1.ConditionTrue
 	})
 	if err != nil {
@@ -59,7 +58,7 @@ func (d *demo) interrupt(ctx context.Context, pod *corev1.Pod) error {
 	var failed *metav1.Condition
 	_, err := d.Kube.WaitCheckpoint(ctx, pod.Namespace, pod.Name, "released", func(c *v1alpha1.Checkpoint) bool {
 		d.moment(c, told)
-		if e := deploy.Condition(c, v1alpha1.ConditionEvacuated); e != nil && e.Status == metav1.ConditionFalse && e.Reason != v1alpha1.ReasonNoInterruption {
+		if e := c.Status.Condition(v1alpha1.ConditionEvacuated); e != nil && e.Status == metav1.ConditionFalse && e.Reason != v1alpha1.ReasonNoInterruption {
 			failed = e
 		}
 		return failed != nil || d.released(c, pod)
@@ -79,7 +78,7 @@ func (d *demo) interrupt(ctx context.Context, pod *corev1.Pod) error {
 
 // released says that this pod has been evacuated and is gone: nothing of node a is needed any more.
 func (d *demo) released(c *v1alpha1.Checkpoint, pod *corev1.Pod) bool {
-	r := deploy.Condition(c, v1alpha1.ConditionReleased)
+	r := c.Status.Condition(v1alpha1.ConditionReleased)
 	t := c.Status.Timeline
 	return r != nil && r.Status == metav1.ConditionTrue && t != nil && t.PodUID == pod.UID && t.Released != nil
 }
@@ -114,7 +113,7 @@ func (d *demo) waitRestored(ctx context.Context, pod *corev1.Pod) error {
 	told := map[string]bool{"notice": true, "frozen": true, "dumped": true, "durable": true, "released": true}
 	var failed *metav1.Condition
 	_, err := d.Kube.WaitCheckpoint(ctx, pod.Namespace, pod.Name, "restored", func(c *v1alpha1.Checkpoint) bool {
-		r := deploy.Condition(c, v1alpha1.ConditionRestored)
+		r := c.Status.Condition(v1alpha1.ConditionRestored)
 		if r == nil || c.Status.Claim == nil || c.Status.Claim.PodUID != pod.UID {
 			return false
 		}

@@ -23,6 +23,9 @@ const Namespace = "lifeboat-system"
 // Cluster is the cluster's name in the bucket.
 const Cluster = "test"
 
+// Hasty are settings of Lifeboat that suit short tests: rounds come soon and take what they want.
+var Hasty = []string{"LIFEBOAT_INTERVAL=10s", "LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=1", "LIFEBOAT_NETWORK_SHARE=1"}
+
 // Stores that Options may name.
 const (
 	StoreS3   = "s3"

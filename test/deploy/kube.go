@@ -183,16 +183,6 @@ func checkpointState(c *v1alpha1.Checkpoint) string {
 	return strings.Join(parts, "; ")
 }
 
-// Condition returns the condition of this type, nil where there is none.
-func Condition(c *v1alpha1.Checkpoint, kind string) *metav1.Condition {
-	for i := range c.Status.Conditions {
-		if c.Status.Conditions[i].Type == kind {
-			return &c.Status.Conditions[i]
-		}
-	}
-	return nil
-}
-
 // Runs says, half a second from now, whether this very pod still has a running container.
 func (k *Kube) Runs(ctx context.Context, pod *corev1.Pod) (bool, error) {
 	timer := time.NewTimer(500 * time.Millisecond)

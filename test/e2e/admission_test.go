@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
@@ -22,6 +24,23 @@ func (w *world) dryRun(ctx context.Context, t *testing.T, pod *corev1.Pod) *core
 	return out
 }
 
+// patientWebhook has the API server wait longer for the webhook than the manifests say: on a busy machine it may be late, and
+// the pod is then admitted as it is.
+func (w *world) patientWebhook(ctx context.Context, t *testing.T) {
+	t.Helper()
+	const name, longest = "lifeboat", int32(30) // more is refused
+	webhooks := w.kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	config, err := webhooks.Get(ctx, name, metav1.GetOptions{})
+	require.NoError(t, err)
+	wait := func(ctx context.Context, seconds int32) {
+		patch := fmt.Appendf(nil, `[{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": %d}]`, seconds)
+		_, err := webhooks.Patch(ctx, name, types.JSONPatchType, patch, metav1.PatchOptions{})
+		require.NoError(t, err)
+	}
+	wait(ctx, longest)
+	t.Cleanup(func() { wait(context.WithoutCancel(ctx), *config.Webhooks[0].TimeoutSeconds) })
+}
+
 func classOf(pod *corev1.Pod) string {
 	if pod.Spec.RuntimeClassName == nil {
 		return ""
@@ -31,6 +50,7 @@ func classOf(pod *corev1.Pod) string {
 
 func TestLabelledPodsGetTheRuntimeClass(t *testing.T) {
 	ctx, w := testContext(t), shared()
+	w.patientWebhook(ctx, t)
 	pod := counterPod("admitted", "a", w.image)
 	pod.Annotations = map[string]string{v1alpha1.AnnotationRestoreFrom: "other/1", "team": "a"}
 	got := w.dryRun(ctx, t, pod)
@@ -65,6 +85,7 @@ func (w *world) failedOpen(ctx context.Context, t *testing.T) string {
 // certificate of the new authority in the end.
 func TestCertificatesRotateWhilePodsAreCreated(t *testing.T) {
 	ctx, w := testContext(t), shared()
+	w.patientWebhook(ctx, t)
 	require.NoError(t, deploy.Until(ctx, "webhook", func(ctx context.Context) (bool, string, error) {
 		class := classOf(w.dryRun(ctx, t, counterPod("stream", "a", w.image)))
 		return class != "", class, nil

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -60,7 +61,8 @@ func thereAndBack(t *testing.T, w *world) {
 
 func TestTheVeryNextStepAndTheExitCode(t *testing.T) {
 	ctx, w := testContext(t), shared()
-	job := counterPod("next-step", "a", w.image, "-steps", "150")
+	const most = 600 // a minute: it must still count when it comes back
+	job := counterPod("next-step", "a", w.image, "-steps", strconv.Itoa(most))
 	addProbes(&job.Spec.Containers[0])
 	j := w.start(ctx, t, job)
 	follow := make(chan step, 1000)
@@ -89,7 +91,7 @@ func TestTheVeryNextStepAndTheExitCode(t *testing.T) {
 	require.EqualValues(t, 0, pod.Status.ContainerStatuses[0].State.Terminated.ExitCode)
 	require.EqualValues(t, 0, pod.Status.ContainerStatuses[0].RestartCount)
 	steps := j.logs(ctx)
-	require.Equal(t, 150, steps[len(steps)-1].n)
+	require.Equal(t, most, steps[len(steps)-1].n)
 }
 
 // addProbes asks the counter itself. The probe at the start takes two seconds to pass, in a process that begins.

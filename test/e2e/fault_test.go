@@ -18,6 +18,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/deploy"
 )
 
+// shortWindow is soon over, and leaves a busy machine the time to freeze and dump.
+const shortWindow = 45 * time.Second
+
 func TestAgentsRestartAndTheBucketIsDownAtTheirStart(t *testing.T) {
 	ctx, w := testContext(t), shared()
 	j := w.start(ctx, t, counterPod("restarts", "a", w.image))
@@ -37,7 +40,7 @@ func TestBucketThatStaysDownCostsNobodyHisJob(t *testing.T) {
 	j := w.start(ctx, t, counterPod("no-bucket", "a", w.image))
 	require.NoError(t, w.bed.StopBucket(ctx))
 	t.Cleanup(func() { require.NoError(t, w.bed.StartBucket(context.WithoutCancel(ctx))) })
-	w.interrupt(ctx, t, "a", 15*time.Second)
+	w.interrupt(ctx, t, "a", shortWindow)
 	c := j.waitCondition(ctx, v1alpha1.ConditionEvacuated, metav1.ConditionFalse, v1alpha1.ReasonBucketFailed)
 	require.Nil(t, c.Status.Generation)
 	j.waitEvent(ctx, v1alpha1.ReasonBucketFailed)
@@ -60,7 +63,7 @@ func TestAgentKilledMidwayFinishes(t *testing.T) {
 // TestAgentKilledMidwayThaws is the same with a bucket that is down beyond the deadline.
 func TestAgentKilledMidwayThaws(t *testing.T) {
 	ctx, w := testContext(t), shared()
-	j := frozenByDeadAgent(ctx, t, w, "killed-thaws", 15*time.Second)
+	j := frozenByDeadAgent(ctx, t, w, "killed-thaws", shortWindow)
 	c := j.wait(ctx, "not evacuated", func(c *v1alpha1.Checkpoint) bool {
 		e := c.Status.Condition(v1alpha1.ConditionEvacuated)
 		return e != nil && e.Status == metav1.ConditionFalse

@@ -71,7 +71,7 @@ func TestKubectlGetCheckpoints(t *testing.T) {
 		"EVACUATED": v1alpha1.ReasonFinalGeneration, "RESTORED": v1alpha1.ReasonRestored,
 	})
 	require.Regexp(t, `^\d+$`, got["GEN"])
-	require.Regexp(t, `^\d+s$`, got["AGE"])
+	require.Regexp(t, `^\d+(s|m)`, got["AGE"])
 }
 
 // columns is the line that `kubectl get checkpoints` prints of this job, by column.
@@ -149,7 +149,7 @@ func (w *world) reinstall(ctx context.Context, t *testing.T, image string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	_, err := deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: hasty})
+	_, err := deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: deploy.Hasty})
 	require.NoError(t, err)
 }
 

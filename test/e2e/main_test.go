@@ -50,6 +50,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer func() {
+		ctx := context.WithoutCancel(ctx)
 		if code != 0 || err != nil {
 			logs := filepath.Join(os.TempDir(), "lifeboat-e2e-logs"+os.Getenv(lane))
 			fmt.Fprintln(os.Stderr, "e2e: logs are in", logs, deploy.CollectLogs(ctx, c.bed, logs))
@@ -61,9 +62,6 @@ func run(m *testing.M) (code int, err error) {
 	cluster, kube, counterImage, pristine = c.bed, c.kube, c.image, c.pristine
 	return m.Run(), nil
 }
-
-// hasty has rounds of pre-dump come soon and take what they want: tests are short.
-var hasty = []string{"LIFEBOAT_INTERVAL=10s", "LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=1", "LIFEBOAT_NETWORK_SHARE=1"}
 
 // world is a bed with Lifeboat and the image of the job on it.
 type world struct {
@@ -95,7 +93,7 @@ func setUp(ctx context.Context, name, containerd string) (*world, func(context.C
 		down = w.bed.Down
 	}
 	if err := w.install(ctx); err != nil {
-		return nil, nil, errorsAfter(err, down(ctx))
+		return nil, nil, errorsAfter(err, down(context.WithoutCancel(ctx)))
 	}
 	return w, down, nil
 }
@@ -113,7 +111,7 @@ func (w *world) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.kube, err = deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: hasty}); err != nil {
+	if w.kube, err = deploy.Install(ctx, w.bed, deploy.Options{Image: image, Settings: deploy.Hasty}); err != nil {
 		return fmt.Errorf("install Lifeboat: %w", err)
 	}
 	w.image, err = deploy.CounterImage(ctx, w.bed)

@@ -3,7 +3,7 @@
 //
 // Real are snapshot.Evacuator with its Journal (snapshot/kube), restore/controller.Reconciler and its webhook, restore/node.
 // Preparer, restore/api, and store.Store over a bucket in memory. Played are the edges: the API server (api_test.go), the
-// bucket's faults (bucket_test.go), a node's containers and CRIU (machine_test.go), its kubelet and lifeboat-runtime
+// bucket's faults (agent_test.go, faults_test.go), a node's containers and CRIU (machine_test.go), its kubelet and lifeboat-runtime
 // (kubelet_test.go), the owners of pods and the scheduler (owners_test.go). What has to hold is in rules_test.go.
 //
 // A process dies at a request to one of its edges: the request, and every later one of any of its goroutines, waits until the

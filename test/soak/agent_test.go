@@ -3,6 +3,7 @@ package soak
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,7 +115,7 @@ func startAgent(t *testing.T) *life {
 		l.cgroup = filepath.Join("/sys/fs/cgroup/devices", filepath.Base(l.cgroup))
 	}
 	require.NoError(t, os.Mkdir(l.cgroup, 0o755))
-	t.Cleanup(func() { l.kill(0) })
+	t.Cleanup(func() { l.kill(t, 0) })
 	require.NoError(t, l.cmd.Start())
 	require.NoError(t, os.WriteFile(l.cgroup+"/cgroup.procs", fmt.Append(nil, l.cmd.Process.Pid), 0))
 	return l
@@ -133,21 +134,24 @@ func (l *life) hears(deadline time.Time) {
 
 // kill ends it at once and, a moment later, what is in its cgroup: a container runtime does so with a container in the
 // host's PID namespace.
-func (l *life) kill(later time.Duration) {
+func (l *life) kill(t *testing.T, later time.Duration) {
+	t.Helper()
 	_ = l.cmd.Process.Kill()
 	_ = l.cmd.Wait()
 	_ = l.stdin.Close()
 	pass(later)
-	for {
-		text, err := os.ReadFile(l.cgroup + "/cgroup.procs")
-		if err != nil || len(text) == 0 {
-			break
-		}
+	var err error
+	for end := time.Now().Add(within); time.Now().Before(end); pass(tick) {
+		text, _ := os.ReadFile(l.cgroup + "/cgroup.procs")
 		for pid := range strings.FieldsSeq(string(text)) {
 			_ = syscall.Kill(must(strconv.Atoi(pid)), syscall.SIGKILL)
 		}
+		// Busy until the last one is gone; not there where it was killed or stopped before.
+		if err = os.Remove(l.cgroup); err == nil || errors.Is(err, os.ErrNotExist) {
+			return
+		}
 	}
-	_ = os.Remove(l.cgroup)
+	require.NoError(t, err, "what the agent started does not end")
 }
 
 // stop has it end by itself.

@@ -54,7 +54,7 @@ func Inside(t testing.TB, env ...string) bool {
 	t.Logf("inside the VM:\n%s", output.Bytes())
 	require.NoError(t, err)
 	require.Zero(t, status, "the test failed inside the VM")
-	require.Empty(t, faults(output.String()))
+	require.Empty(t, Faults(output.String()))
 	return false
 }
 
@@ -67,8 +67,8 @@ func pattern(name string) string {
 	return strings.Join(parts, "/")
 }
 
-// faults are why a run that ended well does not count: tests that were skipped, or that none was run.
-func faults(output string) []string {
+// Faults are why a run that ended well does not count: tests that were skipped, or that none was run.
+func Faults(output string) []string {
 	var all []string
 	passed := false
 	for line := range strings.Lines(output) {

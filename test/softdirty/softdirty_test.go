@@ -57,7 +57,7 @@ func TestFaults(t *testing.T) {
 		{"skipped", "--- PASS: TestA (0.1s)\n    --- SKIP: TestA/b (0.1s)\nPASS\n", true},
 		{"none", "testing: warning: no tests to run\nPASS\n", true},
 	} {
-		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.faulty, len(faults(c.output)) > 0) })
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.faulty, len(Faults(c.output)) > 0) })
 	}
 }
 

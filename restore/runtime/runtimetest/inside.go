@@ -8,6 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,8 +48,8 @@ cd /
 `
 
 // Inside says whether the calling test runs in the root already. Where it does not, Inside runs this one test there, as a
-// process of its own, passes its verdict on and returns false: the caller then returns. The wrapper is at
-// /opt/lifeboat/bin/lifeboat-runtime with the root's CRIU beside it.
+// process of its own, passes its verdict on and returns false: the caller then returns. What a test skips inside counts as
+// failed. The wrapper is at /opt/lifeboat/bin/lifeboat-runtime with the root's CRIU beside it.
 func Inside(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(insideVariable) != "" {
@@ -67,9 +70,16 @@ func Inside(t *testing.T) bool {
 	command := exec.CommandContext(t.Context(), "unshare", "-m", "-p", "--fork", "--kill-child", "--propagation", "private",
 		"sh", "-c", enter, "sh", root, t.TempDir(), self, wrapper, "^"+regexp.QuoteMeta(t.Name())+"$")
 	command.Env = append(os.Environ(), insideVariable+"=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/tmp")
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// The kernel sends Pdeathsig when the thread ends that started the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	output, err = command.CombinedOutput()
 	t.Logf("inside %s:\n%s", root, output)
 	require.NoError(t, err, "the test failed inside")
 	require.Contains(t, string(output), "--- PASS: "+t.Name())
+	for line := range strings.Lines(string(output)) {
+		require.False(t, strings.HasPrefix(strings.TrimSpace(line), "--- SKIP"), "skipped inside: %s", line)
+	}
 	return false
 }

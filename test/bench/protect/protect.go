@@ -51,14 +51,10 @@ type step struct {
 	measure  func(*lab, context.Context) ([]rows.Row, error)
 }
 
-// eager has rounds follow each other as soon as is useful for a bench: by default they may take 1.5 % of the node, and a
-// first round of 8 GiB takes a quarter of an hour. What is measured after the last round does not depend on it.
-var eager = []string{"LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=2", "LIFEBOAT_NETWORK_SHARE=1", "LIFEBOAT_INTERVAL=15s"}
-
 var steps = []step{
 	{StepOverhead, nil, (*lab).measureOverhead},
-	{StepContainers, eager, (*lab).measureContainers},
-	{StepGrowth, eager, (*lab).measureGrowth},
+	{StepContainers, rig.Eager, (*lab).measureContainers},
+	{StepGrowth, rig.Eager, (*lab).measureGrowth},
 }
 
 // lab measures on a rig.

@@ -46,9 +46,6 @@ const (
 	atMost = 30 * time.Minute
 )
 
-// eager has rounds follow each other soon: pods are restored a few seconds after they began.
-var eager = []string{"LIFEBOAT_CPU_SHARE=1", "LIFEBOAT_POD_CPU=2", "LIFEBOAT_NETWORK_SHARE=1", "LIFEBOAT_INTERVAL=15s"}
-
 // lab measures on a rig.
 type lab struct {
 	rows.Series
@@ -101,7 +98,7 @@ func (l *lab) prepare(ctx context.Context) (err error) {
 	if l.holder, err = l.ProgramImage(ctx, "./test/bench/protect/holder", l.Folder); err != nil {
 		return err
 	}
-	if err := l.Install(ctx, eager...); err != nil {
+	if err := l.Install(ctx, rig.Eager...); err != nil {
 		return err
 	}
 	l.pods, err = follow(ctx, l.Kube)

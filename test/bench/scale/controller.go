@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -67,15 +68,23 @@ func (l *lab) startController(ctx context.Context) (_ *controller, err error) {
 	c.command = exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", l.bed.HubPID()), "--", binary)
 	c.command.Env = []string{"KUBECONFIG=" + kubeconfig, "PATH=" + os.Getenv("PATH")}
 	c.command.Stdout, c.command.Stderr = log, log
-	c.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := c.command.Start(); err != nil {
-		return nil, fmt.Errorf("start controller: %w", err)
-	}
+	c.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	c.ended = make(chan struct{})
+	started := make(chan error, 1)
 	go func() {
 		defer close(c.ended)
-		_ = c.command.Wait() // why it ended is in its log
+		// The kernel sends Pdeathsig when the thread ends that started the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.command.Start()
+		started <- err
+		if err == nil {
+			_ = c.command.Wait() // why it ended is in its log
+		}
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start controller: %w", err)
+	}
 	return c, nil
 }
 

@@ -42,7 +42,7 @@ func TestServiceLife(t *testing.T) {
 	go func() { done <- s.Run(ctx) }()
 	running := func(other int) int {
 		var pid int
-		require.Eventually(t, func() bool { pid = s.PID(); return pid != 0 && pid != other }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { pid = s.PID(); return pid != 0 && pid != other }, time.Minute, time.Millisecond)
 		return pid
 	}
 
@@ -59,7 +59,7 @@ func TestServiceLife(t *testing.T) {
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(log)
 		return err == nil && strings.Contains(string(b), "started")
-	}, 5*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 
 	cancel()
 	require.NoError(t, <-done)
