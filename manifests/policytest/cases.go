@@ -112,7 +112,7 @@ func checkpointCases() []policyCase {
 		{"claims and records a safety generation in one", "only the agent of the pod's own node", onOther(
 			func(e *Env, s *v1alpha1.CheckpointStatus) {
 				claim(s, e.own)
-				s.Safety = &v1alpha1.GenerationReference{Number: 9, PodUID: "source", NodeName: e.other}
+				s.Safety = &v1alpha1.GenerationReference{Number: 9, PodUID: "source", NodeName: e.other, Time: metav1.NowMicro()}
 			})},
 		{"says that its pod was evicted", "are the controller's", onOwn(func(s *v1alpha1.CheckpointStatus) {
 			s.Evicted = &v1alpha1.Evicted{PodUID: "source", Time: metav1.NowMicro()}
