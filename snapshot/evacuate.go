@@ -223,8 +223,8 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	targets, fault := e.retireSuperseded(ctx, targets)
-	e.prune(targets)
+	asked, fault := e.retireSuperseded(ctx, targets)
+	e.prune(slices.Concat(targets, asked))
 	var settled, leaving []Target
 	group := newGroup()
 	for _, t := range targets {

@@ -22,8 +22,9 @@ func (e *Evacuator) inDoubt() bool {
 }
 
 // retireSuperseded stops what may not run here any more: targets whose Checkpoint says so, and among those that are copied and
-// whose pods are gone from the API. It returns targets, and those of the latter of which it could not find out.
-func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]Target, error) {
+// whose pods are gone from the API. It returns those of the latter that are to be asked for again: it could not find out, or the
+// API doubts this node, and then the pod may still be given up with it, after it was removed.
+func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) (asked []Target, _ error) {
 	var gone []Target
 	var faults []error
 	for _, t := range targets {
@@ -35,9 +36,9 @@ func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]T
 		for _, t := range e.missing(targets) {
 			superseded, err := e.options.Succession.Superseded(ctx, t)
 			switch {
-			case err != nil:
+			case err != nil || !superseded && e.inDoubt():
 				faults = append(faults, err)
-				targets = append(targets, t)
+				asked = append(asked, t)
 			case superseded:
 				t.Superseded = true
 				gone = append(gone, t)
@@ -47,7 +48,7 @@ func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]T
 	for _, t := range gone {
 		e.retire(ctx, t)
 	}
-	return targets, errors.Join(faults...)
+	return asked, errors.Join(faults...)
 }
 
 // missing are the targets that are copied and are not among targets.

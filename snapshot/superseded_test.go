@@ -72,6 +72,13 @@ func (c *cluster) giveUp(id string, away bool) {
 	c.superseded[id], c.away[id] = true, away
 }
 
+// remove takes the pod from the API: nobody has judged yet how it went.
+func (c *cluster) remove(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away[id] = true
+}
+
 func newClusterScene(t *testing.T, ids ...string) (*boxScene, *cluster) {
 	s := newBoxScene(t, ids...)
 	c := &cluster{host: s.host, superseded: map[string]bool{}, away: map[string]bool{}}
@@ -107,6 +114,13 @@ func TestASupersededTargetIsFrozenForGood(t *testing.T) {
 			s.evacuator.Doubt(true)
 			synctest.Wait()
 			require.Equal(s.t, StatusRunning, s.status("c1"), "a doubt is none of its own")
+			c.giveUp("c1", true)
+		}, lookAgain},
+		{"it is given up some time after its pod was removed", func(s *boxScene, c *cluster) {
+			s.evacuator.Doubt(true)
+			c.remove("c1")
+			pass(3 * listEvery)
+			require.Equal(s.t, StatusRunning, s.status("c1"))
 			c.giveUp("c1", true)
 		}, lookAgain},
 		{"in the midst of a safety dump", func(s *boxScene, c *cluster) {
@@ -149,6 +163,27 @@ func TestASupersededTargetIsFrozenForGood(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A pod that is gone from the API is no target; where nobody doubts the node, it has ended in good order.
+func TestARemovedPodIsForgottenOnceTheNodeIsHeardOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, api := newClusterScene(t, "c1")
+		s.run(t, func() {
+			pass(time.Minute)
+			s.evacuator.Doubt(true)
+			api.remove("c1")
+			s.evacuator.Heard(notice(window))
+			pass(listEvery)
+			require.Len(t, s.evacuator.missing(nil), 1)
+			require.Empty(t, s.final, "its user may have removed it")
+			s.evacuator.Quiet()
+			s.evacuator.Doubt(false)
+			pass(2 * listEvery)
+			require.Empty(t, s.evacuator.missing(nil))
+			require.Equal(t, StatusRunning, s.status("c1"))
+		})
+	})
 }
 
 // The next life of the agent finds it on hold: it neither asks the bucket nor thaws.
