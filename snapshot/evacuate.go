@@ -87,6 +87,8 @@ type Evacuator struct {
 	// because others go on in their place.
 	doubted bool
 	retired map[sessionKey]bool
+	// over is closed when Run ends.
+	over chan struct{}
 	// inHand are containers that a safety dump of this life holds still.
 	inHand map[string]bool
 	// finishing are pods, by UID, whose durable generation is being recorded.
@@ -149,6 +151,7 @@ func New(options Options) *Evacuator {
 		options: options, failed: map[string]bool{}, untold: map[string]untold{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		closing: map[string]chan struct{}{},
 		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, finishing: map[string]bool{}, retired: map[sessionKey]bool{},
+		over: make(chan struct{}),
 	}
 }
 
@@ -180,6 +183,7 @@ func (e *Evacuator) wakeUp() {
 // the latest.
 func (e *Evacuator) Run(ctx context.Context) error {
 	defer e.ending.Wait()
+	defer close(e.over)
 	if err := e.sweep(); err != nil {
 		return err
 	}

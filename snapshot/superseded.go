@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 )
 
 // Doubt tells that the API says that this node is gone, or is not heard of; false: no more. While there is doubt, targets are
@@ -66,7 +67,8 @@ func (e *Evacuator) missing(targets []Target) []Target {
 
 // retire freezes t for good, in the background: another pod goes on in its place. As an evacuated source, it is killed when the
 // kubelet stops it; one that was killed before that, the kubelet would start again. Nothing that it has stored since is
-// committed.
+// committed. Nobody else tries again, for t may be no target any more: it is done here until it has succeeded, or the agent
+// ends.
 func (e *Evacuator) retire(ctx context.Context, t Target) {
 	if !e.beginToRetire(keyOf(t)) {
 		return
@@ -75,12 +77,17 @@ func (e *Evacuator) retire(ctx context.Context, t Target) {
 	ctx = context.WithoutCancel(ctx)
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Logger()
 	e.ending.Go(func() {
-		if err := e.freezeSuperseded(ctx, s); err != nil {
+		for {
+			err := e.freezeSuperseded(ctx, s)
+			if err == nil {
+				break
+			}
 			log.Error().Err(err).Msg("pod that goes on elsewhere not stopped, trying again")
-			e.mu.Lock()
-			delete(e.retired, keyOf(t))
-			e.mu.Unlock()
-			return
+			select {
+			case <-e.over:
+				return
+			case <-time.After(lookAgain):
+			}
 		}
 		log.Warn().Msg("frozen for good: the pod was given up with this node and goes on elsewhere")
 		e.end(ctx, t)
@@ -96,17 +103,19 @@ func (e *Evacuator) freezeSuperseded(ctx context.Context, s *session) error {
 	return e.freezeForGood(ctx, s.current())
 }
 
-// freezeForGood has signals held back, so that none of t's code runs any more, and freezes what there is of it.
+// freezeForGood has signals held back, so that none of t's code runs any more, and freezes what there is of it, also where
+// the disk takes neither stamp nor hold.
 func (e *Evacuator) freezeForGood(ctx context.Context, t Target) error {
-	if err := e.holdForGood(t); err != nil {
-		return err
+	fault := e.clearSafeties(t) // with the mark of a safety dump beside it, the hold would let the next life thaw
+	if fault == nil {
+		fault = errors.Join(e.stamps().void(t.PodUID), e.hold(t))
 	}
-	return each(t, func(c Container) error {
+	return errors.Join(fault, each(t, func(c Container) error {
 		if err := e.options.Runtime.Pause(ctx, c.ID); err != nil && !errors.Is(err, ErrGone) {
 			return err
 		}
 		return nil
-	})
+	}))
 }
 
 // beginToRetire says no where that was done by this life of the agent, or is under way.

@@ -165,6 +165,60 @@ func TestASupersededTargetIsFrozenForGood(t *testing.T) {
 	}
 }
 
+// stuck is a runtime that refuses to freeze for a while.
+type stuck struct {
+	Runtime
+	until time.Time
+}
+
+func (s stuck) Pause(ctx context.Context, id string) error {
+	if time.Now().Before(s.until) {
+		return errCRIU
+	}
+	return s.Runtime.Pause(ctx, id)
+}
+
+// The pod is gone from the API, and its session is closed: nobody would come back to it.
+func TestASupersededTargetIsFrozenInTheEnd(t *testing.T) {
+	for name, set := range map[string]func(t *testing.T, s *boxScene){
+		"the runtime refuses for a while": func(_ *testing.T, s *boxScene) {
+			s.evacuator.options.Runtime = stuck{s.host, time.Now().Add(5 * time.Minute)}
+		},
+		"no stamp can be written": func(t *testing.T, s *boxScene) {
+			require.NoError(t, os.MkdirAll(s.evacuator.stamps().path("pod-c1"), 0o700))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, api := newClusterScene(t, "c1")
+				set(t, s)
+				s.run(t, func() {
+					pass(time.Second)
+					api.giveUp("c1", true)
+					s.evacuator.Doubt(true)
+					pass(listEvery + 5*time.Minute)
+					require.Equal(t, StatusPaused, s.status("c1"))
+				})
+			})
+		})
+	}
+}
+
+func TestAFreezeThatFailsDoesNotHoldUpTheEndOfTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, api := newClusterScene(t, "c1")
+		s.evacuator.options.Runtime = stuck{s.host, time.Now().Add(24 * time.Hour)}
+		var asked time.Time
+		s.run(t, func() {
+			pass(time.Minute)
+			api.giveUp("c1", true)
+			pass(listEvery + time.Second)
+			asked = time.Now()
+		})
+		require.Less(t, time.Since(asked), time.Minute)
+	})
+}
+
 // A pod that is gone from the API is no target; where nobody doubts the node, it has ended in good order.
 func TestARemovedPodIsForgottenOnceTheNodeIsHeardOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
