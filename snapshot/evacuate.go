@@ -38,6 +38,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -296,10 +297,20 @@ func (e *Evacuator) hasFailed(pod string) bool {
 }
 
 // giveUp thaws t, which is final nowhere, and says why on its Checkpoint. It is not tried again under the same notice. A
-// target that could not be thawed stays on hold, and the next round settles it. Before anything of it runs, no generation
-// in the bucket counts as one of this evacuation any more.
-func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause error) error {
+// target that could not be thawed stays on hold, and the next round settles it; so does an inherited one until its
+// Checkpoint says that it has failed, for that write alone keeps a late Journal.Final of the earlier life from being taken.
+// Before anything of it runs, no generation in the bucket counts as one of this evacuation any more.
+func (e *Evacuator) giveUp(ctx context.Context, t Target, how manner, reason string, cause error) error {
 	e.dropDump(t)
+	if how.inherited {
+		err := e.options.Journal.Failed(ctx, t, reason, cause.Error())
+		if errors.Is(err, ErrSuperseded) {
+			err = errors.Join(err, e.freezeForGood(ctx, t))
+		}
+		if err != nil {
+			return errors.Join(cause, fmt.Errorf("pod %s/%s stays frozen: %w", t.Namespace, t.Pod, err))
+		}
+	}
 	if err := e.stamps().void(t.PodUID); err != nil {
 		return errors.Join(cause, err)
 	}
@@ -318,6 +329,9 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
 		Msg("evacuation failed, target thawed")
+	if how.inherited {
+		return nil
+	}
 	return e.tellFailed(ctx, t, untold{reason, cause.Error()})
 }
 

@@ -25,7 +25,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	defer cancel()
 	s := e.session(t)
 	if err := s.takeOver(ctx); err != nil {
-		return e.giveUp(parent, t, reasonOf(err), err)
+		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	defer s.leave()
 	s.laps = newLaps(m.Notice)
@@ -40,7 +40,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		s.laps.end("round")
 	}
 	if err := e.holdForGood(t); err != nil {
-		return e.giveUp(parent, t, reasonOf(err), err)
+		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	e.begin(ctx, t, m)
 	s.laps.end("record")
@@ -50,7 +50,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		w.use(how.codec)
 	}
 	if err := e.freeze(ctx, t); err != nil {
-		return e.giveUp(parent, t, reasonOf(err), err)
+		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
 	s.laps.end("pause")
@@ -60,7 +60,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		cancel()
 		next.Wait()
 		e.drop(s)
-		return e.giveUp(parent, t, reason, err)
+		return e.giveUp(parent, t, how, reason, err)
 	}
 	m.Dumped = time.Now()
 	s.laps.end("dump")
@@ -71,11 +71,11 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	committed, err := e.upload(ctx, s, t, dump, next.err)
 	if err != nil {
 		e.drop(s)
-		return e.giveUpUnlessCommitted(parent, t, m, err)
+		return e.giveUpUnlessCommitted(parent, t, m, how, err)
 	}
 	m.Durable = time.Now()
 	committed.WindowBytes = committed.StoredBytes - s.atNotice
-	return e.finish(parent, t, committed, m, s.laps)
+	return e.finish(parent, t, committed, m, how, s.laps)
 }
 
 // latest is the moment at which an evacuation gives up.
@@ -135,7 +135,7 @@ func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (into
 }
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
-func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, took laps) error {
+func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, how manner, took laps) error {
 	defer e.beginFinish(t.PodUID)() // before standsStill: what that finds still stays so
 	still := false
 	for {
@@ -152,7 +152,7 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 			e.final(ctx, t, g, m, took)
 			return nil
 		case !still && errors.Is(err, ErrNotFrozen):
-			return e.giveUp(ctx, t, reasonOf(err), err)
+			return e.giveUp(ctx, t, how, reasonOf(err), err)
 		case errors.Is(err, ErrUnprotected) || errors.Is(err, ErrSuperseded):
 			return fmt.Errorf("record generation %d of pod %s/%s, which stays frozen: %w", g.Number, t.Namespace, t.Pod, err)
 		}

@@ -16,10 +16,16 @@ type manner struct {
 	// preDump asks for one more round before the freeze, alone for all before to have ended.
 	preDump, alone bool
 	codec          store.Codec
+	// inherited says that Journal.Final may have been called for the target before, by another life of the agent: the call
+	// may still be under way. Nothing thaws it before Journal.Failed has fenced that off.
+	inherited bool
 }
 
-// plain is for a target that no plan speaks of.
-var plain = manner{codec: store.CodecZstd}
+// plain is for a target that no plan speaks of, inherited for one that was left on hold.
+var (
+	plain     = manner{codec: store.CodecZstd}
+	inherited = manner{codec: store.CodecZstd, inherited: true}
+)
 
 // leaver is a target in its place in an evacuation.
 type leaver struct {

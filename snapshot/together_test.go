@@ -257,7 +257,7 @@ func TestGivenUpPodIsForgottenBeforeItRuns(t *testing.T) {
 		target := hostTarget("c1", "c1.side")
 		require.NoError(t, s.evacuator.holdForGood(target))
 		s.commitFinal(t)
-		require.NoError(t, s.evacuator.giveUp(t.Context(), target, v1alpha1.ReasonDumpFailed, errCRIU))
+		require.NoError(t, s.evacuator.giveUp(t.Context(), target, plain, v1alpha1.ReasonDumpFailed, errCRIU))
 		require.NoError(t, s.evacuator.hold(target)) // as if it had been cut off before the first was cleared
 		_, found, err := s.evacuator.committed(t.Context(), target)
 		require.NoError(t, err)
