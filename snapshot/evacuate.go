@@ -265,7 +265,8 @@ func (e *Evacuator) round(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// dropOrphans removes the holds and dumps of containers that have ended.
+// dropOrphans removes the holds and dumps of containers that have ended, and thaws those of no target that an earlier life has
+// held still for a safety dump: their pods are protected no more, or are being deleted.
 func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Target) error {
 	var faults []error
 	for _, id := range held {
@@ -277,11 +278,20 @@ func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Ta
 			faults = append(faults, err)
 			continue
 		}
+		orphan := Target{Containers: []Container{{ID: id}}}
 		if status == StatusStopped {
 			_, err := e.options.Holds.Clear(id)
 			faults = append(faults, err)
-			e.dropDump(Target{Containers: []Container{{ID: id}}})
+			e.dropDump(orphan)
+			continue
 		}
+		hold, err := e.holdOf(orphan)
+		if err == nil && hold == holdingSafety {
+			e.options.Log.Warn().Str("container", id).Msg("thawed after a safety dump that was cut off, its pod is no target any more")
+			e.dropDump(orphan)
+			err = e.endSafety(ctx, orphan)
+		}
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }

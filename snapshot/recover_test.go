@@ -274,6 +274,38 @@ func TestHoldOfEndedContainerIsDropped(t *testing.T) {
 	require.False(t, s.held(t))
 }
 
+// The agent died in a safety dump, and nobody protects the pod any more when it is back.
+func TestASafetyDumpThatWasCutOffLeavesNobodyFrozen(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		marked, inHand bool
+		status         Status
+	}{
+		{"of an earlier life", true, false, StatusRunning},
+		{"of this life", true, true, StatusPaused},
+		{"an evacuation", false, false, StatusPaused},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t)
+			s.evacuator.Quiet()
+			if c.inHand {
+				require.True(t, s.evacuator.takeInHand(s.target))
+			}
+			if c.marked {
+				require.NoError(t, s.evacuator.safeties().Set("c1"))
+			}
+			require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+			s.targets, s.status = nil, StatusPaused
+			s.round(t)
+			require.Equal(t, c.status, s.status)
+			require.Equal(t, c.status == StatusPaused, s.held(t))
+			marks, err := s.evacuator.safeties().List()
+			require.NoError(t, err)
+			require.Equal(t, c.marked && c.inHand, len(marks) > 0)
+		})
+	}
+}
+
 func TestOldDumpsAreSwept(t *testing.T) {
 	s := newScene(t)
 	for _, id := range []string{"c1", "gone"} {

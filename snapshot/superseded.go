@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -127,4 +128,16 @@ func (e *Evacuator) beginToRetire(key sessionKey) bool {
 	}
 	e.retired[key] = true
 	return true
+}
+
+// isRetired tells whether any container of t was or is being frozen for good, as another pod goes on in its place.
+func (e *Evacuator) isRetired(t Target) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for key := range e.retired {
+		if slices.ContainsFunc(strings.Split(key.containers, ","), t.Has) {
+			return true
+		}
+	}
+	return false
 }

@@ -204,6 +204,19 @@ func TestASupersededTargetIsFrozenInTheEnd(t *testing.T) {
 	}
 }
 
+// Somebody thaws at the same moment, who had looked before.
+func TestARetiredTargetIsNotThawed(t *testing.T) {
+	s, _ := newClusterScene(t, "c1")
+	target := hostTarget("c1")
+	require.True(t, s.evacuator.beginToRetire(keyOf(target)))
+	require.NoError(t, s.evacuator.freezeForGood(t.Context(), target))
+	require.NoError(t, s.evacuator.endSafety(t.Context(), target))
+	require.Equal(t, StatusPaused, s.status("c1"))
+	held, err := s.evacuator.options.Holds.Held("c1")
+	require.NoError(t, err)
+	require.True(t, held)
+}
+
 func TestAFreezeThatFailsDoesNotHoldUpTheEndOfTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, api := newClusterScene(t, "c1")
