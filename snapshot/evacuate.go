@@ -43,9 +43,11 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -53,13 +55,15 @@ import (
 )
 
 const (
-	// atOnce bounds how many targets of a node are evacuated side by side.
+	// atOnce bounds how many targets of a node are frozen, dumped and uploaded side by side.
 	atOnce = 4
 	// lookAgain is how often targets are listed under notice, and holds of an earlier life looked at without one.
 	lookAgain = 2 * time.Second
 	// grace is how long an evacuation may take whose deadline has passed while the node still stands: whatever commits
 	// in it is a gain.
 	grace = 30 * time.Second
+	// roundAtMost bounds a round, and with it how long it is tried to record what is durable; the next one goes on.
+	roundAtMost = time.Hour
 )
 
 // Evacuator takes a final dump of every target of this node when a notice comes.
@@ -88,6 +92,8 @@ type Evacuator struct {
 	// because others go on in their place.
 	doubted bool
 	retired map[sessionKey]bool
+	// inRound says that a round is under way.
+	inRound atomic.Bool
 	// over is closed when Run ends.
 	over chan struct{}
 	// inHand are containers that a safety dump of this life holds still.
@@ -181,7 +187,7 @@ func (e *Evacuator) wakeUp() {
 
 // Run copies targets while nothing happens, evacuates them when a notice comes, and settles what an earlier life of this
 // agent left frozen, until ctx ends. A running evacuation is not cut short by ctx: it ends by itself, at its deadline at
-// the latest.
+// the latest where its generation is not durable by then, and else when that is recorded, within roundAtMost.
 func (e *Evacuator) Run(ctx context.Context) error {
 	defer e.ending.Wait()
 	defer close(e.over)
@@ -194,6 +200,7 @@ func (e *Evacuator) Run(ctx context.Context) error {
 	if e.options.Scanner != nil {
 		loop.Go(func() { e.protect(ctx) })
 	}
+	loop.Go(func() { e.watchDoubted(ctx) })
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {
@@ -215,6 +222,8 @@ func (e *Evacuator) round(ctx context.Context) error {
 	notice, heard := e.notice, e.heard
 	e.acting = e.turns
 	e.mu.Unlock()
+	e.inRound.Store(true)
+	defer e.inRound.Store(false)
 	held, err := e.options.Holds.List()
 	if err != nil {
 		return err
@@ -222,7 +231,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if notice == nil && len(held) == 0 && !e.inDoubt() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	ctx, cancel := context.WithTimeout(ctx, roundAtMost)
 	defer cancel()
 	targets, err := e.options.Journal.Targets(ctx)
 	if err != nil {
@@ -231,7 +240,7 @@ func (e *Evacuator) round(ctx context.Context) error {
 	asked, fault := e.retireSuperseded(ctx, targets)
 	e.prune(slices.Concat(targets, asked))
 	var settled, leaving []Target
-	group := newGroup()
+	var group errgroup.Group
 	for _, t := range targets {
 		onHold := slices.ContainsFunc(held, t.Has) && !e.isInHand(t)
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
@@ -248,17 +257,24 @@ func (e *Evacuator) round(ctx context.Context) error {
 			leaving = append(leaving, t)
 		}
 	}
+	busy := make(slots, atOnce)
+	inSlot := func(how manner, do func(how manner) error) {
+		how.slot = busy.take()
+		group.Go(func() error {
+			defer how.done()
+			return do(how)
+		})
+	}
 	for _, t := range settled {
-		group.Go(func() error { return e.settle(ctx, t, notice, heard) })
+		inSlot(plain, func(how manner) error { return e.settle(ctx, t, notice, heard, how) })
 	}
 	faults := []error{fault}
 	if len(leaving) > 0 {
 		for _, next := range e.order(leaving, notice.Deadline) {
 			if next.manner.alone {
-				faults = append(faults, group.Wait())
-				group = newGroup()
+				busy.idle()
 			}
-			group.Go(func() error { return e.evacuate(ctx, next.Target, momentsOf(*notice), next.manner) })
+			inSlot(next.manner, func(how manner) error { return e.evacuate(ctx, next.Target, momentsOf(*notice), how) })
 		}
 	}
 	faults = append(faults, group.Wait(), e.dropOrphans(ctx, held, targets))
@@ -313,6 +329,7 @@ func (e *Evacuator) hasFailed(pod string) bool {
 func (e *Evacuator) giveUp(ctx context.Context, t Target, how manner, reason string, cause error) error {
 	e.dropDump(t)
 	if how.inherited {
+		how.done()
 		err := e.options.Journal.Failed(ctx, t, reason, cause.Error())
 		if errors.Is(err, ErrSuperseded) {
 			err = errors.Join(err, e.freezeForGood(ctx, t))
@@ -342,6 +359,7 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, how manner, reason str
 	if how.inherited {
 		return nil
 	}
+	how.done()
 	return e.tellFailed(ctx, t, untold{reason, cause.Error()})
 }
 

@@ -136,6 +136,7 @@ func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (into
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
 func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, how manner, took laps) error {
+	how.done()
 	defer e.beginFinish(t.PodUID)() // before standsStill: what that finds still stays so
 	still := false
 	for {

@@ -4,9 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dev/lifeboat/store"
 )
@@ -19,13 +18,38 @@ type manner struct {
 	// inherited says that Journal.Final may have been called for the target before, by another life of the agent: the call
 	// may still be under way. Nothing thaws it before Journal.Failed has fenced that off.
 	inherited bool
+	// slot is given back when freeze, dump and upload are over; nil: there is none.
+	slot func()
 }
 
-// plain is for a target that no plan speaks of, inherited for one that was left on hold.
-var (
-	plain     = manner{codec: store.CodecZstd}
-	inherited = manner{codec: store.CodecZstd, inherited: true}
-)
+// done gives the slot back, at the first call. What is left is to wait for the API server, which holds nobody else up.
+func (m manner) done() {
+	if m.slot != nil {
+		m.slot()
+	}
+}
+
+// slots bound how many targets are frozen, dumped and uploaded side by side.
+type slots chan struct{}
+
+// take waits for a slot. Each is given back once.
+func (s slots) take() (done func()) {
+	s <- struct{}{}
+	return sync.OnceFunc(func() { <-s })
+}
+
+// idle waits until nobody has a slot. Nobody else may take any meanwhile.
+func (s slots) idle() {
+	for range cap(s) {
+		s <- struct{}{}
+	}
+	for range cap(s) {
+		<-s
+	}
+}
+
+// plain is for a target that no plan speaks of.
+var plain = manner{codec: store.CodecZstd}
 
 // leaver is a target in its place in an evacuation.
 type leaver struct {
@@ -70,10 +94,4 @@ func (e *Evacuator) order(leaving []Target, deadline time.Time) []leaver {
 		return cmp.Or(cmp.Compare(place[a.PodUID], place[b.PodUID]), strings.Compare(a.PodUID, b.PodUID))
 	})
 	return all
-}
-
-func newGroup() *errgroup.Group {
-	group := &errgroup.Group{}
-	group.SetLimit(atOnce)
-	return group
 }

@@ -53,6 +53,30 @@ func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) (ask
 	return asked, errors.Join(faults...)
 }
 
+// watchDoubted looks for what may not run here any more while the API doubts this node and a round is under way, which may wait
+// for the API server to record a target.
+func (e *Evacuator) watchDoubted(ctx context.Context) {
+	for wait(ctx, lookAgain) == nil {
+		if !e.inDoubt() || !e.inRound.Load() {
+			continue
+		}
+		if err := e.lookForSuperseded(ctx); err != nil {
+			e.options.Log.Warn().Err(err).Msg("not known which pods go on elsewhere, trying again")
+		}
+	}
+}
+
+func (e *Evacuator) lookForSuperseded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, listEvery)
+	defer cancel()
+	targets, err := e.options.Journal.Targets(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = e.retireSuperseded(ctx, targets)
+	return err
+}
+
 // missing are the targets that are copied and are not among targets.
 func (e *Evacuator) missing(targets []Target) []Target {
 	e.mu.Lock()
