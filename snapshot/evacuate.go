@@ -253,6 +253,9 @@ func (e *Evacuator) round(ctx context.Context) error {
 		case onHold:
 			settled = append(settled, t)
 		case len(t.Missing) > 0: // it may be whole the next time
+			if notice != nil && notice.Action.Evacuates() && time.Until(notice.Deadline) <= e.options.Margin {
+				group.Go(func() error { return e.giveUpMissing(ctx, t) })
+			}
 		case notice != nil && notice.Action.Evacuates():
 			leaving = append(leaving, t)
 		}
@@ -348,12 +351,7 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, how manner, reason str
 		e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("target ended by itself before it was frozen")
 		return nil
 	}
-	e.mu.Lock()
-	if e.acting == e.turns { // else something else was heard meanwhile, under which it is tried
-		e.failed[t.PodUID] = true
-	}
-	e.mu.Unlock()
-	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
+	e.noteFailed(t, reason)
 	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
 		Msg("evacuation failed, target thawed")
 	if how.inherited {
@@ -361,6 +359,16 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, how manner, reason str
 	}
 	how.done()
 	return e.tellFailed(ctx, t, untold{reason, cause.Error()})
+}
+
+// noteFailed has t not tried again under the notice that the round under way acts upon.
+func (e *Evacuator) noteFailed(t Target, reason string) {
+	e.mu.Lock()
+	if e.acting == e.turns { // else something else was heard meanwhile, under which it is tried
+		e.failed[t.PodUID] = true
+	}
+	e.mu.Unlock()
+	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
 }
 
 // untold is what is to be said of a failed evacuation.

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
 const (
@@ -49,7 +52,9 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		w = next.soon(ctx)
 		w.use(how.codec)
 	}
-	if err := e.freeze(ctx, t); err != nil {
+	if err := e.freeze(ctx, t); errors.Is(err, errPartly) && !how.inherited && time.Until(m.Deadline) > e.options.Margin {
+		return e.putOff(parent, t, err)
+	} else if err != nil {
 		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
@@ -76,6 +81,27 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	m.Durable = time.Now()
 	committed.WindowBytes = committed.StoredBytes - s.atNotice
 	return e.finish(parent, t, committed, m, how, s.laps)
+}
+
+// putOff lets t run on of which a container has ended before the freeze, as one does that is being started anew. A later round finds
+// it whole, or lacking that container: neither counts as the one evacuation that is tried under a notice.
+func (e *Evacuator) putOff(ctx context.Context, t Target, cause error) error {
+	if err := errors.Join(e.stamps().void(t.PodUID), e.thaw(ctx, t)); err != nil {
+		return errors.Join(cause, err)
+	}
+	e.options.Log.Warn().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("evacuation put off until the pod is whole, target thawed")
+	return nil
+}
+
+// errNotWhole is the cause recorded for a target that lacked a container until it was too late.
+var errNotWhole = errors.New("containers of the pod had ended or not started yet, and there was no time left to wait for them")
+
+// giveUpMissing records that t was not evacuated because it was never whole. It runs.
+func (e *Evacuator) giveUpMissing(ctx context.Context, t Target) error {
+	cause := fmt.Errorf("%w: %s", errNotWhole, strings.Join(t.Missing, ", "))
+	e.noteFailed(t, v1alpha1.ReasonDeadlinePassed)
+	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("target not evacuated, it was not whole in time")
+	return e.tellFailed(ctx, t, untold{v1alpha1.ReasonDeadlinePassed, cause.Error()})
 }
 
 // latest is the moment at which an evacuation gives up.
