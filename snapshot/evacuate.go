@@ -88,10 +88,10 @@ type Evacuator struct {
 	// closing are sessions that are being closed, by the same, as what is closed when that is done.
 	closing map[string]chan struct{}
 	rates   []float64
-	// doubted: the API says that this node is gone, or is not heard of. retired are targets that were frozen for good
+	// doubted: the API says that this node is gone, or is not heard of; trusted: it says that it is not so. retired are targets that were frozen for good
 	// because others go on in their place.
-	doubted bool
-	retired map[sessionKey]bool
+	doubted, trusted bool
+	retired          map[sessionKey]bool
 	// inRound says that a round is under way.
 	inRound atomic.Bool
 	// over is closed when Run ends.
@@ -285,7 +285,8 @@ func (e *Evacuator) round(ctx context.Context) error {
 }
 
 // dropOrphans removes the holds and dumps of containers that have ended, and thaws those of no target that an earlier life has
-// held still for a safety dump: their pods are protected no more, or are being deleted.
+// held still for a safety dump: their pods are protected no more, or are being deleted. Not where the node may have been given up,
+// and such a pod with it: the agent does not know it any more, and another one may go on in its place.
 func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Target) error {
 	var faults []error
 	for _, id := range held {
@@ -305,7 +306,7 @@ func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Ta
 			continue
 		}
 		hold, err := e.holdOf(orphan)
-		if err == nil && hold == holdingSafety {
+		if err == nil && hold == holdingSafety && e.isTrusted() {
 			e.options.Log.Warn().Str("container", id).Msg("thawed after a safety dump that was cut off, its pod is no target any more")
 			e.dropDump(orphan)
 			err = e.endSafety(ctx, orphan)

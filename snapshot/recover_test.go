@@ -279,15 +279,21 @@ func TestASafetyDumpThatWasCutOffLeavesNobodyFrozen(t *testing.T) {
 	for _, c := range []struct {
 		name           string
 		marked, inHand bool
+		doubted        []bool
 		status         Status
 	}{
-		{"of an earlier life", true, false, StatusRunning},
-		{"of this life", true, true, StatusPaused},
-		{"an evacuation", false, false, StatusPaused},
+		{"of an earlier life", true, false, []bool{false}, StatusRunning},
+		{"and nobody has said how the node is", true, false, nil, StatusPaused},
+		{"and the node is in doubt", true, false, []bool{false, true}, StatusPaused},
+		{"of this life", true, true, []bool{false}, StatusPaused},
+		{"an evacuation", false, false, []bool{false}, StatusPaused},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t)
 			s.evacuator.Quiet()
+			for _, doubted := range c.doubted {
+				s.evacuator.Doubt(doubted)
+			}
 			if c.inHand {
 				require.True(t, s.evacuator.takeInHand(s.target))
 			}
@@ -301,7 +307,7 @@ func TestASafetyDumpThatWasCutOffLeavesNobodyFrozen(t *testing.T) {
 			require.Equal(t, c.status == StatusPaused, s.held(t))
 			marks, err := s.evacuator.safeties().List()
 			require.NoError(t, err)
-			require.Equal(t, c.marked && c.inHand, len(marks) > 0)
+			require.Equal(t, c.marked && c.status == StatusPaused, len(marks) > 0)
 		})
 	}
 }

@@ -12,7 +12,7 @@ import (
 // looked at every lookAgain, for another pod may be put in the place of one that runs here. It does not block.
 func (e *Evacuator) Doubt(doubted bool) {
 	e.mu.Lock()
-	e.doubted = doubted
+	e.doubted, e.trusted = doubted, !doubted
 	e.mu.Unlock()
 	e.wakeUp()
 }
@@ -21,6 +21,13 @@ func (e *Evacuator) inDoubt() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.doubted
+}
+
+// isTrusted tells whether the API has said that this node is well; it may not have been asked yet.
+func (e *Evacuator) isTrusted() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.trusted
 }
 
 // retireSuperseded stops what may not run here any more: targets whose Checkpoint says so, and among those that are copied and
