@@ -38,13 +38,16 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/store"
@@ -52,13 +55,15 @@ import (
 )
 
 const (
-	// atOnce bounds how many targets of a node are evacuated side by side.
+	// atOnce bounds how many targets of a node are frozen, dumped and uploaded side by side.
 	atOnce = 4
 	// lookAgain is how often targets are listed under notice, and holds of an earlier life looked at without one.
 	lookAgain = 2 * time.Second
 	// grace is how long an evacuation may take whose deadline has passed while the node still stands: whatever commits
 	// in it is a gain.
 	grace = 30 * time.Second
+	// roundAtMost bounds a round, and with it how long it is tried to record what is durable; the next one goes on.
+	roundAtMost = time.Hour
 )
 
 // Evacuator takes a final dump of every target of this node when a notice comes.
@@ -83,10 +88,14 @@ type Evacuator struct {
 	// closing are sessions that are being closed, by the same, as what is closed when that is done.
 	closing map[string]chan struct{}
 	rates   []float64
-	// doubted: the API says that this node is gone, or is not heard of. retired are targets that were frozen for good
+	// doubted: the API says that this node is gone, or is not heard of; trusted: it says that it is not so. retired are targets that were frozen for good
 	// because others go on in their place.
-	doubted bool
-	retired map[sessionKey]bool
+	doubted, trusted bool
+	retired          map[sessionKey]bool
+	// inRound says that a round is under way.
+	inRound atomic.Bool
+	// over is closed when Run ends.
+	over chan struct{}
 	// inHand are containers that a safety dump of this life holds still.
 	inHand map[string]bool
 	// finishing are pods, by UID, whose durable generation is being recorded.
@@ -149,6 +158,7 @@ func New(options Options) *Evacuator {
 		options: options, failed: map[string]bool{}, untold: map[string]untold{}, wake: make(chan struct{}, 1), sessions: map[string]*session{},
 		closing: map[string]chan struct{}{},
 		stepped: make(chan struct{}, 1), inHand: map[string]bool{}, finishing: map[string]bool{}, retired: map[sessionKey]bool{},
+		over: make(chan struct{}),
 	}
 }
 
@@ -177,9 +187,10 @@ func (e *Evacuator) wakeUp() {
 
 // Run copies targets while nothing happens, evacuates them when a notice comes, and settles what an earlier life of this
 // agent left frozen, until ctx ends. A running evacuation is not cut short by ctx: it ends by itself, at its deadline at
-// the latest.
+// the latest where its generation is not durable by then, and else when that is recorded, within roundAtMost.
 func (e *Evacuator) Run(ctx context.Context) error {
 	defer e.ending.Wait()
+	defer close(e.over)
 	if err := e.sweep(); err != nil {
 		return err
 	}
@@ -189,6 +200,7 @@ func (e *Evacuator) Run(ctx context.Context) error {
 	if e.options.Scanner != nil {
 		loop.Go(func() { e.protect(ctx) })
 	}
+	loop.Go(func() { e.watchDoubted(ctx) })
 	ticker := time.NewTicker(lookAgain)
 	defer ticker.Stop()
 	for {
@@ -210,6 +222,8 @@ func (e *Evacuator) round(ctx context.Context) error {
 	notice, heard := e.notice, e.heard
 	e.acting = e.turns
 	e.mu.Unlock()
+	e.inRound.Store(true)
+	defer e.inRound.Store(false)
 	held, err := e.options.Holds.List()
 	if err != nil {
 		return err
@@ -217,16 +231,16 @@ func (e *Evacuator) round(ctx context.Context) error {
 	if notice == nil && len(held) == 0 && !e.inDoubt() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	ctx, cancel := context.WithTimeout(ctx, roundAtMost)
 	defer cancel()
 	targets, err := e.options.Journal.Targets(ctx)
 	if err != nil {
 		return err
 	}
-	targets, fault := e.retireSuperseded(ctx, targets)
-	e.prune(targets)
+	asked, fault := e.retireSuperseded(ctx, targets)
+	e.prune(slices.Concat(targets, asked))
 	var settled, leaving []Target
-	group := newGroup()
+	var group errgroup.Group
 	for _, t := range targets {
 		onHold := slices.ContainsFunc(held, t.Has) && !e.isInHand(t)
 		// One failure under a notice is enough, also where an earlier life of the agent has seen it.
@@ -239,28 +253,40 @@ func (e *Evacuator) round(ctx context.Context) error {
 		case onHold:
 			settled = append(settled, t)
 		case len(t.Missing) > 0: // it may be whole the next time
+			if notice != nil && notice.Action.Evacuates() && time.Until(notice.Deadline) <= e.options.Margin {
+				group.Go(func() error { return e.giveUpMissing(ctx, t) })
+			}
 		case notice != nil && notice.Action.Evacuates():
 			leaving = append(leaving, t)
 		}
 	}
+	busy := make(slots, atOnce)
+	inSlot := func(how manner, do func(how manner) error) {
+		how.slot = busy.take()
+		group.Go(func() error {
+			defer how.done()
+			return do(how)
+		})
+	}
 	for _, t := range settled {
-		group.Go(func() error { return e.settle(ctx, t, notice, heard) })
+		inSlot(plain, func(how manner) error { return e.settle(ctx, t, notice, heard, how) })
 	}
 	faults := []error{fault}
 	if len(leaving) > 0 {
 		for _, next := range e.order(leaving, notice.Deadline) {
 			if next.manner.alone {
-				faults = append(faults, group.Wait())
-				group = newGroup()
+				busy.idle()
 			}
-			group.Go(func() error { return e.evacuate(ctx, next.Target, momentsOf(*notice), next.manner) })
+			inSlot(next.manner, func(how manner) error { return e.evacuate(ctx, next.Target, momentsOf(*notice), how) })
 		}
 	}
 	faults = append(faults, group.Wait(), e.dropOrphans(ctx, held, targets))
 	return errors.Join(faults...)
 }
 
-// dropOrphans removes the holds and dumps of containers that have ended.
+// dropOrphans removes the holds and dumps of containers that have ended, and thaws those of no target that an earlier life has
+// held still for a safety dump: their pods are protected no more, or are being deleted. Not where the node may have been given up,
+// and such a pod with it: the agent does not know it any more, and another one may go on in its place.
 func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Target) error {
 	var faults []error
 	for _, id := range held {
@@ -272,11 +298,20 @@ func (e *Evacuator) dropOrphans(ctx context.Context, held []string, targets []Ta
 			faults = append(faults, err)
 			continue
 		}
+		orphan := Target{Containers: []Container{{ID: id}}}
 		if status == StatusStopped {
 			_, err := e.options.Holds.Clear(id)
 			faults = append(faults, err)
-			e.dropDump(Target{Containers: []Container{{ID: id}}})
+			e.dropDump(orphan)
+			continue
 		}
+		hold, err := e.holdOf(orphan)
+		if err == nil && hold == holdingSafety && e.isTrusted() {
+			e.options.Log.Warn().Str("container", id).Msg("thawed after a safety dump that was cut off, its pod is no target any more")
+			e.dropDump(orphan)
+			err = e.endSafety(ctx, orphan)
+		}
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }
@@ -292,10 +327,21 @@ func (e *Evacuator) hasFailed(pod string) bool {
 }
 
 // giveUp thaws t, which is final nowhere, and says why on its Checkpoint. It is not tried again under the same notice. A
-// target that could not be thawed stays on hold, and the next round settles it. Before anything of it runs, no generation
-// in the bucket counts as one of this evacuation any more.
-func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause error) error {
+// target that could not be thawed stays on hold, and the next round settles it; so does an inherited one until its
+// Checkpoint says that it has failed, for that write alone keeps a late Journal.Final of the earlier life from being taken.
+// Before anything of it runs, no generation in the bucket counts as one of this evacuation any more.
+func (e *Evacuator) giveUp(ctx context.Context, t Target, how manner, reason string, cause error) error {
 	e.dropDump(t)
+	if how.inherited {
+		how.done()
+		err := e.options.Journal.Failed(ctx, t, reason, cause.Error())
+		if errors.Is(err, ErrSuperseded) {
+			err = errors.Join(err, e.freezeForGood(ctx, t))
+		}
+		if err != nil {
+			return errors.Join(cause, fmt.Errorf("pod %s/%s stays frozen: %w", t.Namespace, t.Pod, err))
+		}
+	}
 	if err := e.stamps().void(t.PodUID); err != nil {
 		return errors.Join(cause, err)
 	}
@@ -306,15 +352,24 @@ func (e *Evacuator) giveUp(ctx context.Context, t Target, reason string, cause e
 		e.options.Log.Info().Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("target ended by itself before it was frozen")
 		return nil
 	}
+	e.noteFailed(t, reason)
+	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
+		Msg("evacuation failed, target thawed")
+	if how.inherited {
+		return nil
+	}
+	how.done()
+	return e.tellFailed(ctx, t, untold{reason, cause.Error()})
+}
+
+// noteFailed has t not tried again under the notice that the round under way acts upon.
+func (e *Evacuator) noteFailed(t Target, reason string) {
 	e.mu.Lock()
 	if e.acting == e.turns { // else something else was heard meanwhile, under which it is tried
 		e.failed[t.PodUID] = true
 	}
 	e.mu.Unlock()
 	e.options.Meter.Evacuated(t, Evacuated{Reason: reason})
-	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Str("reason", reason).
-		Msg("evacuation failed, target thawed")
-	return e.tellFailed(ctx, t, untold{reason, cause.Error()})
 }
 
 // untold is what is to be said of a failed evacuation.

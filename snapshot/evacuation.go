@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
 )
 
 const (
@@ -25,7 +28,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	defer cancel()
 	s := e.session(t)
 	if err := s.takeOver(ctx); err != nil {
-		return e.giveUp(parent, t, reasonOf(err), err)
+		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	defer s.leave()
 	s.laps = newLaps(m.Notice)
@@ -40,7 +43,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		s.laps.end("round")
 	}
 	if err := e.holdForGood(t); err != nil {
-		return e.giveUp(parent, t, reasonOf(err), err)
+		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	e.begin(ctx, t, m)
 	s.laps.end("record")
@@ -49,8 +52,10 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		w = next.soon(ctx)
 		w.use(how.codec)
 	}
-	if err := e.freeze(ctx, t); err != nil {
-		return e.giveUp(parent, t, reasonOf(err), err)
+	if err := e.freeze(ctx, t); errors.Is(err, errPartly) && !how.inherited && time.Until(m.Deadline) > e.options.Margin {
+		return e.putOff(parent, t, err)
+	} else if err != nil {
+		return e.giveUp(parent, t, how, reasonOf(err), err)
 	}
 	m.Frozen = time.Now()
 	s.laps.end("pause")
@@ -60,7 +65,7 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 		cancel()
 		next.Wait()
 		e.drop(s)
-		return e.giveUp(parent, t, reason, err)
+		return e.giveUp(parent, t, how, reason, err)
 	}
 	m.Dumped = time.Now()
 	s.laps.end("dump")
@@ -71,11 +76,32 @@ func (e *Evacuator) evacuate(parent context.Context, t Target, m Moments, how ma
 	committed, err := e.upload(ctx, s, t, dump, next.err)
 	if err != nil {
 		e.drop(s)
-		return e.giveUpUnlessCommitted(parent, t, m, err)
+		return e.giveUpUnlessCommitted(parent, t, m, how, err)
 	}
 	m.Durable = time.Now()
 	committed.WindowBytes = committed.StoredBytes - s.atNotice
-	return e.finish(parent, t, committed, m, s.laps)
+	return e.finish(parent, t, committed, m, how, s.laps)
+}
+
+// putOff lets t run on of which a container has ended before the freeze, as one does that is being started anew. A later round finds
+// it whole, or lacking that container: neither counts as the one evacuation that is tried under a notice.
+func (e *Evacuator) putOff(ctx context.Context, t Target, cause error) error {
+	if err := errors.Join(e.stamps().void(t.PodUID), e.thaw(ctx, t)); err != nil {
+		return errors.Join(cause, err)
+	}
+	e.options.Log.Warn().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("evacuation put off until the pod is whole, target thawed")
+	return nil
+}
+
+// errNotWhole is the cause recorded for a target that lacked a container until it was too late.
+var errNotWhole = errors.New("containers of the pod had ended or not started yet, and there was no time left to wait for them")
+
+// giveUpMissing records that t was not evacuated because it was never whole. It runs.
+func (e *Evacuator) giveUpMissing(ctx context.Context, t Target) error {
+	cause := fmt.Errorf("%w: %s", errNotWhole, strings.Join(t.Missing, ", "))
+	e.noteFailed(t, v1alpha1.ReasonDeadlinePassed)
+	e.options.Log.Error().Err(cause).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("target not evacuated, it was not whole in time")
+	return e.tellFailed(ctx, t, untold{v1alpha1.ReasonDeadlinePassed, cause.Error()})
 }
 
 // latest is the moment at which an evacuation gives up.
@@ -135,7 +161,8 @@ func (e *Evacuator) dumpOnce(ctx context.Context, t Target, w *openWriter) (into
 }
 
 // finish records the durable generation until that is known to have succeeded: from here on t may run elsewhere.
-func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, took laps) error {
+func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments, how manner, took laps) error {
+	how.done()
 	defer e.beginFinish(t.PodUID)() // before standsStill: what that finds still stays so
 	still := false
 	for {
@@ -152,7 +179,7 @@ func (e *Evacuator) finish(ctx context.Context, t Target, g Committed, m Moments
 			e.final(ctx, t, g, m, took)
 			return nil
 		case !still && errors.Is(err, ErrNotFrozen):
-			return e.giveUp(ctx, t, reasonOf(err), err)
+			return e.giveUp(ctx, t, how, reasonOf(err), err)
 		case errors.Is(err, ErrUnprotected) || errors.Is(err, ErrSuperseded):
 			return fmt.Errorf("record generation %d of pod %s/%s, which stays frozen: %w", g.Number, t.Namespace, t.Pod, err)
 		}

@@ -71,7 +71,8 @@ func (e *Evacuator) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	targets, fault := e.retireSuperseded(ctx, targets)
+	asked, fault := e.retireSuperseded(ctx, targets)
+	targets = append(targets, asked...)
 	e.prune(targets)
 	for _, t := range targets {
 		if t.Final || t.Superseded || len(t.Missing) > 0 {

@@ -4,9 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/lifeboat-dev/lifeboat/store"
 )
@@ -16,6 +15,37 @@ type manner struct {
 	// preDump asks for one more round before the freeze, alone for all before to have ended.
 	preDump, alone bool
 	codec          store.Codec
+	// inherited says that Journal.Final may have been called for the target before, by another life of the agent: the call
+	// may still be under way. Nothing thaws it before Journal.Failed has fenced that off.
+	inherited bool
+	// slot is given back when freeze, dump and upload are over; nil: there is none.
+	slot func()
+}
+
+// done gives the slot back, at the first call. What is left is to wait for the API server, which holds nobody else up.
+func (m manner) done() {
+	if m.slot != nil {
+		m.slot()
+	}
+}
+
+// slots bound how many targets are frozen, dumped and uploaded side by side.
+type slots chan struct{}
+
+// take waits for a slot. Each is given back once.
+func (s slots) take() (done func()) {
+	s <- struct{}{}
+	return sync.OnceFunc(func() { <-s })
+}
+
+// idle waits until nobody has a slot. Nobody else may take any meanwhile.
+func (s slots) idle() {
+	for range cap(s) {
+		s <- struct{}{}
+	}
+	for range cap(s) {
+		<-s
+	}
 }
 
 // plain is for a target that no plan speaks of.
@@ -64,10 +94,4 @@ func (e *Evacuator) order(leaving []Target, deadline time.Time) []leaver {
 		return cmp.Or(cmp.Compare(place[a.PodUID], place[b.PodUID]), strings.Compare(a.PodUID, b.PodUID))
 	})
 	return all
-}
-
-func newGroup() *errgroup.Group {
-	group := &errgroup.Group{}
-	group.SetLimit(atOnce)
-	return group
 }

@@ -22,7 +22,7 @@ var errThawed = errors.New("the agent ended during the evacuation and there was 
 // for a safety dump is thawed; a notice, if there is one, is acted upon by the next round. For all others what the bucket
 // holds comes first, for a commit may have landed unrecorded; then the deadline decides. A pod of which a part alone is on
 // hold has no generation that counts: the rest may have run since.
-func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice, heard bool) error {
+func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice, heard bool, how manner) error {
 	hold, err := e.holdOf(t)
 	leaving := notice != nil && notice.Action.Evacuates()
 	switch {
@@ -33,7 +33,7 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 		e.dropDump(t)
 		return e.endSafety(ctx, t)
 	case hold == holdingNone && leaving && len(t.Missing) == 0 && !e.hasFailed(t.PodUID):
-		return e.evacuate(ctx, t, momentsOf(*notice), plain) // a safety dump has just ended
+		return e.evacuate(ctx, t, momentsOf(*notice), how) // a safety dump has just ended
 	case hold == holdingNone:
 		return nil
 	case hold == holdingPart:
@@ -41,6 +41,7 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 			return err
 		}
 	}
+	how.inherited = true
 	m := Moments{Deadline: t.Deadline}
 	if notice != nil {
 		m = momentsOf(*notice)
@@ -48,30 +49,26 @@ func (e *Evacuator) settle(ctx context.Context, t Target, notice *watcher.Notice
 	committed, found, err := e.committed(ctx, t)
 	switch {
 	case found:
-		return e.finish(ctx, t, committed, m, laps{})
+		return e.finish(ctx, t, committed, m, how, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("settle pod %s/%s: it stays frozen: %w", t.Namespace, t.Pod, err)
 	case (leaving || !heard) && len(t.Missing) == 0 && time.Until(m.Deadline) > e.options.Margin:
-		return e.evacuateAnew(ctx, t, m, hold)
+		return e.evacuateAnew(ctx, t, m, hold, how)
 	case err != nil && time.Until(m.Deadline) > 0:
 		return fmt.Errorf("settle pod %s/%s: whether it may run is not known until its deadline: %w", t.Namespace, t.Pod, err)
 	}
-	// This write fences: a late Journal.Final of the earlier life finds the Checkpoint changed and fails.
-	if err := e.options.Journal.Failed(ctx, t, v1alpha1.ReasonThawed, errThawed.Error()); err != nil {
-		return fmt.Errorf("settle pod %s/%s: %w", t.Namespace, t.Pod, err)
-	}
-	return e.giveUp(ctx, t, v1alpha1.ReasonThawed, errThawed)
+	return e.giveUp(ctx, t, how, v1alpha1.ReasonThawed, errThawed)
 }
 
 // evacuateAnew evacuates a target that an earlier life has held for that. Where a part of it may have run since, the write
 // of Begun fences that life's Journal.Final as Failed does: without it nothing is evacuated.
-func (e *Evacuator) evacuateAnew(ctx context.Context, t Target, m Moments, hold holding) error {
+func (e *Evacuator) evacuateAnew(ctx context.Context, t Target, m Moments, hold holding, how manner) error {
 	if hold == holdingPart {
 		if err := e.options.Journal.Begun(ctx, t, m); err != nil {
 			return fmt.Errorf("settle pod %s/%s: %w", t.Namespace, t.Pod, err)
 		}
 	}
-	return e.evacuate(ctx, t, m, plain)
+	return e.evacuate(ctx, t, m, how)
 }
 
 // sweep removes dumps that an earlier life of the agent left on the disk, except of containers that are on hold, and what
@@ -116,19 +113,19 @@ func (e *Evacuator) sweep() error {
 
 // giveUpUnlessCommitted ends a failed upload. A commit whose answer was lost counts as done, and a target that a newer epoch
 // fences off stays frozen. Where the bucket cannot be asked the target is thawed: without Journal.Final no other node may
-// restore it, whatever the bucket came to hold.
-func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Moments, cause error) error {
+// restore it, whatever the bucket came to hold. (An inherited one is fenced before.)
+func (e *Evacuator) giveUpUnlessCommitted(ctx context.Context, t Target, m Moments, how manner, cause error) error {
 	ask, cancel := context.WithTimeout(ctx, e.options.Margin)
 	defer cancel()
 	committed, found, err := e.committed(ask, t)
 	switch {
 	case found:
 		m.Durable = time.Now()
-		return e.finish(ctx, t, committed, m, laps{})
+		return e.finish(ctx, t, committed, m, how, laps{})
 	case errors.Is(err, store.ErrFenced):
 		return errors.Join(cause, err)
 	}
-	return e.giveUp(ctx, t, reasonOf(cause), cause)
+	return e.giveUp(ctx, t, how, reasonOf(cause), cause)
 }
 
 // committed asks the bucket for the generation of the newest final dump of this very pod. One of an older dump is

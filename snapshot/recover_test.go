@@ -38,11 +38,11 @@ var settleCases = []settleCase{
 	},
 	{
 		name: "no notice any more: thawed", deadline: time.Minute, quiet: true,
-		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		calls: "failed resume", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
 	{
 		name: "deadline passed: thawed", deadline: -time.Second,
-		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		calls: "failed resume", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
 	{
 		name: "committed but not recorded: recorded, never thawed", deadline: -time.Minute, quiet: true,
@@ -55,7 +55,7 @@ var settleCases = []settleCase{
 			commit(t, s, "pod-1", 0)
 			require.NoError(t, s.evacuator.holdForGood(s.target))
 		},
-		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		calls: "failed resume", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
 	{
 		name: "committed, and the stamp of its dump is lost: thawed", deadline: -time.Minute, quiet: true,
@@ -63,12 +63,12 @@ var settleCases = []settleCase{
 			commit(t, s, "pod-1", 0)
 			require.NoError(t, s.evacuator.stamps().clear())
 		},
-		calls: "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		calls: "failed resume", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
 	{
 		name: "newest generation is of the pod before: thawed", deadline: -time.Minute,
 		before: func(t *testing.T, s *scene) { commit(t, s, "pod-0", 0) },
-		calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		calls:  "failed resume", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
 	{
 		name: "claimed elsewhere: frozen for ever", deadline: -time.Minute,
@@ -83,7 +83,7 @@ var settleCases = []settleCase{
 	{
 		name: "bucket cannot be asked, deadline passed: thawed behind a fence", deadline: -time.Second, quiet: true,
 		before: func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
-		calls:  "failed resume failed", status: StatusRunning, failed: v1alpha1.ReasonThawed,
+		calls:  "failed resume", status: StatusRunning, failed: v1alpha1.ReasonThawed,
 	},
 }
 
@@ -108,6 +108,50 @@ func TestSettleAfterRestart(t *testing.T) {
 			require.Equal(t, c.status, s.status)
 			require.Equal(t, c.failed, s.failed)
 			require.Equal(t, c.status == StatusPaused, s.held(t))
+		})
+	}
+}
+
+// The earlier life died with its Journal.Final under way, which may still land: whatever fails of what this life does, nothing is
+// thawed before Journal.Failed was taken.
+func TestAnInheritedTargetIsNotThawedWithoutAFence(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		set    func(t *testing.T, s *scene)
+		calls  string
+		failed string
+	}{
+		{"its dump fails", func(_ *testing.T, s *scene) {
+			s.dumpErrs = []error{errCRIU, errCRIU, errCRIU, errCRIU}
+		}, "begun pause dump pause dump", v1alpha1.ReasonDumpFailed},
+		{"its bucket fails", func(_ *testing.T, s *scene) { s.bucket.down = func() bool { return true } },
+			"begun pause dump", v1alpha1.ReasonBucketFailed},
+		{"its generation is there, and it has not stayed frozen", func(t *testing.T, s *scene) {
+			commit(t, s, "pod-1", 0)
+			s.status = StatusRunning
+		}, "", v1alpha1.ReasonDumpFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t)
+				defer s.evacuator.ending.Wait()
+				s.status = StatusPaused
+				c.set(t, s)
+				require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+				s.targets[0].Deadline = time.Now().Add(window)
+				s.failedErrs = []error{errDown}
+				s.hear(notice(window))
+				require.ErrorIs(t, s.evacuator.round(t.Context()), errDown)
+				require.Equal(t, strings.TrimSpace(c.calls+" failed"), strings.Join(s.calls, " "), "thawed before the fence")
+				require.True(t, s.held(t))
+				s.calls = nil
+				s.evacuator.Heard(notice(window)) // another round settles it, once the API server answers
+				s.round(t)
+				require.Equal(t, strings.TrimSpace(c.calls+" failed resume"), strings.Join(s.calls, " "))
+				require.Equal(t, c.failed, s.failed)
+				require.Equal(t, StatusRunning, s.status)
+				require.False(t, s.held(t))
+			})
 		})
 	}
 }
@@ -228,6 +272,44 @@ func TestHoldOfEndedContainerIsDropped(t *testing.T) {
 	require.NoError(t, s.evacuator.options.Holds.Set("gone"))
 	s.round(t)
 	require.False(t, s.held(t))
+}
+
+// The agent died in a safety dump, and nobody protects the pod any more when it is back.
+func TestASafetyDumpThatWasCutOffLeavesNobodyFrozen(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		marked, inHand bool
+		doubted        []bool
+		status         Status
+	}{
+		{"of an earlier life", true, false, []bool{false}, StatusRunning},
+		{"and nobody has said how the node is", true, false, nil, StatusPaused},
+		{"and the node is in doubt", true, false, []bool{false, true}, StatusPaused},
+		{"of this life", true, true, []bool{false}, StatusPaused},
+		{"an evacuation", false, false, []bool{false}, StatusPaused},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t)
+			s.evacuator.Quiet()
+			for _, doubted := range c.doubted {
+				s.evacuator.Doubt(doubted)
+			}
+			if c.inHand {
+				require.True(t, s.evacuator.takeInHand(s.target))
+			}
+			if c.marked {
+				require.NoError(t, s.evacuator.safeties().Set("c1"))
+			}
+			require.NoError(t, s.evacuator.options.Holds.Set("c1"))
+			s.targets, s.status = nil, StatusPaused
+			s.round(t)
+			require.Equal(t, c.status, s.status)
+			require.Equal(t, c.status == StatusPaused, s.held(t))
+			marks, err := s.evacuator.safeties().List()
+			require.NoError(t, err)
+			require.Equal(t, c.marked && c.status == StatusPaused, len(marks) > 0)
+		})
+	}
 }
 
 func TestOldDumpsAreSwept(t *testing.T) {

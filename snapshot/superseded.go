@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+	"time"
 )
 
 // Doubt tells that the API says that this node is gone, or is not heard of; false: no more. While there is doubt, targets are
 // looked at every lookAgain, for another pod may be put in the place of one that runs here. It does not block.
 func (e *Evacuator) Doubt(doubted bool) {
 	e.mu.Lock()
-	e.doubted = doubted
+	e.doubted, e.trusted = doubted, !doubted
 	e.mu.Unlock()
 	e.wakeUp()
 }
@@ -21,9 +23,17 @@ func (e *Evacuator) inDoubt() bool {
 	return e.doubted
 }
 
+// isTrusted tells whether the API has said that this node is well; it may not have been asked yet.
+func (e *Evacuator) isTrusted() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.trusted
+}
+
 // retireSuperseded stops what may not run here any more: targets whose Checkpoint says so, and among those that are copied and
-// whose pods are gone from the API. It returns targets, and those of the latter of which it could not find out.
-func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]Target, error) {
+// whose pods are gone from the API. It returns those of the latter that are to be asked for again: it could not find out, or the
+// API doubts this node, and then the pod may still be given up with it, after it was removed.
+func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) (asked []Target, _ error) {
 	var gone []Target
 	var faults []error
 	for _, t := range targets {
@@ -35,9 +45,9 @@ func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]T
 		for _, t := range e.missing(targets) {
 			superseded, err := e.options.Succession.Superseded(ctx, t)
 			switch {
-			case err != nil:
+			case err != nil || !superseded && e.inDoubt():
 				faults = append(faults, err)
-				targets = append(targets, t)
+				asked = append(asked, t)
 			case superseded:
 				t.Superseded = true
 				gone = append(gone, t)
@@ -47,7 +57,31 @@ func (e *Evacuator) retireSuperseded(ctx context.Context, targets []Target) ([]T
 	for _, t := range gone {
 		e.retire(ctx, t)
 	}
-	return targets, errors.Join(faults...)
+	return asked, errors.Join(faults...)
+}
+
+// watchDoubted looks for what may not run here any more while the API doubts this node and a round is under way, which may wait
+// for the API server to record a target.
+func (e *Evacuator) watchDoubted(ctx context.Context) {
+	for wait(ctx, lookAgain) == nil {
+		if !e.inDoubt() || !e.inRound.Load() {
+			continue
+		}
+		if err := e.lookForSuperseded(ctx); err != nil {
+			e.options.Log.Warn().Err(err).Msg("not known which pods go on elsewhere, trying again")
+		}
+	}
+}
+
+func (e *Evacuator) lookForSuperseded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, listEvery)
+	defer cancel()
+	targets, err := e.options.Journal.Targets(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = e.retireSuperseded(ctx, targets)
+	return err
 }
 
 // missing are the targets that are copied and are not among targets.
@@ -65,7 +99,8 @@ func (e *Evacuator) missing(targets []Target) []Target {
 
 // retire freezes t for good, in the background: another pod goes on in its place. As an evacuated source, it is killed when the
 // kubelet stops it; one that was killed before that, the kubelet would start again. Nothing that it has stored since is
-// committed.
+// committed. Nobody else tries again, for t may be no target any more: it is done here until it has succeeded, or the agent
+// ends.
 func (e *Evacuator) retire(ctx context.Context, t Target) {
 	if !e.beginToRetire(keyOf(t)) {
 		return
@@ -74,12 +109,17 @@ func (e *Evacuator) retire(ctx context.Context, t Target) {
 	ctx = context.WithoutCancel(ctx)
 	log := e.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Logger()
 	e.ending.Go(func() {
-		if err := e.freezeSuperseded(ctx, s); err != nil {
+		for {
+			err := e.freezeSuperseded(ctx, s)
+			if err == nil {
+				break
+			}
 			log.Error().Err(err).Msg("pod that goes on elsewhere not stopped, trying again")
-			e.mu.Lock()
-			delete(e.retired, keyOf(t))
-			e.mu.Unlock()
-			return
+			select {
+			case <-e.over:
+				return
+			case <-time.After(lookAgain):
+			}
 		}
 		log.Warn().Msg("frozen for good: the pod was given up with this node and goes on elsewhere")
 		e.end(ctx, t)
@@ -95,17 +135,19 @@ func (e *Evacuator) freezeSuperseded(ctx context.Context, s *session) error {
 	return e.freezeForGood(ctx, s.current())
 }
 
-// freezeForGood has signals held back, so that none of t's code runs any more, and freezes what there is of it.
+// freezeForGood has signals held back, so that none of t's code runs any more, and freezes what there is of it, also where
+// the disk takes neither stamp nor hold.
 func (e *Evacuator) freezeForGood(ctx context.Context, t Target) error {
-	if err := e.holdForGood(t); err != nil {
-		return err
+	fault := e.clearSafeties(t) // with the mark of a safety dump beside it, the hold would let the next life thaw
+	if fault == nil {
+		fault = errors.Join(e.stamps().void(t.PodUID), e.hold(t))
 	}
-	return each(t, func(c Container) error {
+	return errors.Join(fault, each(t, func(c Container) error {
 		if err := e.options.Runtime.Pause(ctx, c.ID); err != nil && !errors.Is(err, ErrGone) {
 			return err
 		}
 		return nil
-	})
+	}))
 }
 
 // beginToRetire says no where that was done by this life of the agent, or is under way.
@@ -117,4 +159,16 @@ func (e *Evacuator) beginToRetire(key sessionKey) bool {
 	}
 	e.retired[key] = true
 	return true
+}
+
+// isRetired tells whether any container of t was or is being frozen for good, as another pod goes on in its place.
+func (e *Evacuator) isRetired(t Target) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for key := range e.retired {
+		if slices.ContainsFunc(strings.Split(key.containers, ","), t.Has) {
+			return true
+		}
+	}
+	return false
 }

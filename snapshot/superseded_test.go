@@ -72,6 +72,13 @@ func (c *cluster) giveUp(id string, away bool) {
 	c.superseded[id], c.away[id] = true, away
 }
 
+// remove takes the pod from the API: nobody has judged yet how it went.
+func (c *cluster) remove(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away[id] = true
+}
+
 func newClusterScene(t *testing.T, ids ...string) (*boxScene, *cluster) {
 	s := newBoxScene(t, ids...)
 	c := &cluster{host: s.host, superseded: map[string]bool{}, away: map[string]bool{}}
@@ -107,6 +114,13 @@ func TestASupersededTargetIsFrozenForGood(t *testing.T) {
 			s.evacuator.Doubt(true)
 			synctest.Wait()
 			require.Equal(s.t, StatusRunning, s.status("c1"), "a doubt is none of its own")
+			c.giveUp("c1", true)
+		}, lookAgain},
+		{"it is given up some time after its pod was removed", func(s *boxScene, c *cluster) {
+			s.evacuator.Doubt(true)
+			c.remove("c1")
+			pass(3 * listEvery)
+			require.Equal(s.t, StatusRunning, s.status("c1"))
 			c.giveUp("c1", true)
 		}, lookAgain},
 		{"in the midst of a safety dump", func(s *boxScene, c *cluster) {
@@ -149,6 +163,97 @@ func TestASupersededTargetIsFrozenForGood(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stuck is a runtime that refuses to freeze for a while.
+type stuck struct {
+	Runtime
+	until time.Time
+}
+
+func (s stuck) Pause(ctx context.Context, id string) error {
+	if time.Now().Before(s.until) {
+		return errCRIU
+	}
+	return s.Runtime.Pause(ctx, id)
+}
+
+// The pod is gone from the API, and its session is closed: nobody would come back to it.
+func TestASupersededTargetIsFrozenInTheEnd(t *testing.T) {
+	for name, set := range map[string]func(t *testing.T, s *boxScene){
+		"the runtime refuses for a while": func(_ *testing.T, s *boxScene) {
+			s.evacuator.options.Runtime = stuck{s.host, time.Now().Add(5 * time.Minute)}
+		},
+		"no stamp can be written": func(t *testing.T, s *boxScene) {
+			require.NoError(t, os.MkdirAll(s.evacuator.stamps().path("pod-c1"), 0o700))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, api := newClusterScene(t, "c1")
+				set(t, s)
+				s.run(t, func() {
+					pass(time.Second)
+					api.giveUp("c1", true)
+					s.evacuator.Doubt(true)
+					pass(listEvery + 5*time.Minute)
+					require.Equal(t, StatusPaused, s.status("c1"))
+					held, err := s.evacuator.options.Holds.Held("c1")
+					require.NoError(t, err)
+					require.True(t, held)
+				})
+			})
+		})
+	}
+}
+
+// Somebody thaws at the same moment, who had looked before.
+func TestARetiredTargetIsNotThawed(t *testing.T) {
+	s, _ := newClusterScene(t, "c1")
+	target := hostTarget("c1")
+	require.True(t, s.evacuator.beginToRetire(keyOf(target)))
+	require.NoError(t, s.evacuator.freezeForGood(t.Context(), target))
+	require.NoError(t, s.evacuator.endSafety(t.Context(), target))
+	require.Equal(t, StatusPaused, s.status("c1"))
+	held, err := s.evacuator.options.Holds.Held("c1")
+	require.NoError(t, err)
+	require.True(t, held)
+}
+
+func TestAFreezeThatFailsDoesNotHoldUpTheEndOfTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, api := newClusterScene(t, "c1")
+		s.evacuator.options.Runtime = stuck{s.host, time.Now().Add(24 * time.Hour)}
+		var asked time.Time
+		s.run(t, func() {
+			pass(time.Minute)
+			api.giveUp("c1", true)
+			pass(listEvery + time.Second)
+			asked = time.Now()
+		})
+		require.Less(t, time.Since(asked), time.Minute)
+	})
+}
+
+// A pod that is gone from the API is no target; where nobody doubts the node, it has ended in good order.
+func TestARemovedPodIsForgottenOnceTheNodeIsHeardOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, api := newClusterScene(t, "c1")
+		s.run(t, func() {
+			pass(time.Minute)
+			s.evacuator.Doubt(true)
+			api.remove("c1")
+			s.evacuator.Heard(notice(window))
+			pass(listEvery)
+			require.Len(t, s.evacuator.missing(nil), 1)
+			require.Empty(t, s.final, "its user may have removed it")
+			s.evacuator.Quiet()
+			s.evacuator.Doubt(false)
+			pass(2 * listEvery)
+			require.Empty(t, s.evacuator.missing(nil))
+			require.Equal(t, StatusRunning, s.status("c1"))
+		})
+	})
 }
 
 // The next life of the agent finds it on hold: it neither asks the bucket nor thaws.

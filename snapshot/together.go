@@ -57,9 +57,10 @@ func (e *Evacuator) freeze(ctx context.Context, t Target) error {
 	return each(t, func(c Container) error { return e.options.Runtime.Pause(ctx, c.ID) })
 }
 
-// thaw lets t run again and hands its containers the signals held back. Those that have ended stay so.
+// thaw lets t run again and hands its containers the signals held back. Those that have ended stay so. Where t has been
+// retired meanwhile, it is frozen for good again.
 func (e *Evacuator) thaw(ctx context.Context, t Target) error {
-	return each(t, func(c Container) error {
+	err := each(t, func(c Container) error {
 		if err := e.options.Runtime.Resume(ctx, c.ID); err != nil && !errors.Is(err, ErrGone) {
 			return err
 		}
@@ -71,6 +72,10 @@ func (e *Evacuator) thaw(ctx context.Context, t Target) error {
 		}
 		return err
 	})
+	if e.isRetired(t) {
+		return errors.Join(err, e.freezeForGood(ctx, t))
+	}
+	return err
 }
 
 // hold has signals held back from all of t.

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,9 +113,6 @@ func TestTroubleOfOneContainer(t *testing.T) {
 		{"it holds something together with another", func(s *boxScene) {
 			s.evacuator.options.Together = func([]Container) error { return errors.New("a FIFO") }
 		}, "a FIFO"},
-		{"it has ended before the freeze", func(s *boxScene) {
-			s.onBegun = func(context.Context, string) error { s.lock(func() { delete(s.boxes, "c1.side") }); return nil }
-		}, "side"},
 		{"it ends while others are dumped", func(s *boxScene) {
 			s.onDump = onSide(func() error { s.lock(func() { delete(s.boxes, "c1.side") }); return nil })
 		}, "side"},
@@ -138,6 +136,47 @@ func TestTroubleOfOneContainer(t *testing.T) {
 					s.requireRunning(t, "c1")
 					require.Equal(t, v1alpha1.ReasonDumpFailed, s.failed["c1"])
 					require.Contains(t, s.causes["c1"], c.says)
+				})
+			})
+		})
+	}
+}
+
+// A container ends while its pod waits for its turn: the pod is evacuated once it is whole again, or is told to have failed when
+// there is no time left for it.
+func TestContainerIsStartedAnewUnderANotice(t *testing.T) {
+	for _, again := range []bool{true, false} {
+		t.Run(fmt.Sprint("again ", again), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newBoxScene(t, "c1", "c1.old")
+				s.onBegun = func(context.Context, string) error {
+					s.lock(func() {
+						delete(s.boxes, "c1.old")
+						if s.boxes["c1.new"] == nil {
+							s.missing = map[string][]string{"c1": {"new"}}
+						}
+					})
+					return nil
+				}
+				s.run(t, func() {
+					pass(45 * time.Second)
+					s.evacuator.Heard(notice(window))
+					pass(10 * time.Second)
+					s.requireRunning(t, "c1")
+					require.Empty(t, s.failed)
+					if !again {
+						pass(window)
+						s.requireRunning(t, "c1")
+						require.Equal(t, v1alpha1.ReasonDeadlinePassed, s.failed["c1"])
+						require.Contains(t, s.causes["c1"], "new")
+						return
+					}
+					s.lock(func() {
+						s.add("c1.new")
+						s.missing = nil
+					})
+					pass(5 * time.Second)
+					s.requireFinal(t, "c1")
 				})
 			})
 		})
@@ -257,7 +296,7 @@ func TestGivenUpPodIsForgottenBeforeItRuns(t *testing.T) {
 		target := hostTarget("c1", "c1.side")
 		require.NoError(t, s.evacuator.holdForGood(target))
 		s.commitFinal(t)
-		require.NoError(t, s.evacuator.giveUp(t.Context(), target, v1alpha1.ReasonDumpFailed, errCRIU))
+		require.NoError(t, s.evacuator.giveUp(t.Context(), target, plain, v1alpha1.ReasonDumpFailed, errCRIU))
 		require.NoError(t, s.evacuator.hold(target)) // as if it had been cut off before the first was cleared
 		_, found, err := s.evacuator.committed(t.Context(), target)
 		require.NoError(t, err)

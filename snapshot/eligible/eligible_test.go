@@ -110,6 +110,38 @@ var holds = map[string]func() error{
 		_, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, 0o600)
 		return err
 	},
+	// The first file that it was given, without a descriptor.
+	"mapping": func() error {
+		if _, err := unix.Mmap(3, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+			return err
+		}
+		return unix.Close(3)
+	},
+	// Memory without a name that a child has as well.
+	"family": func() error {
+		runtime.LockOSThread() // with which the child ends
+		if _, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS); err != nil {
+			return err
+		}
+		child, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+		if child == 0 {
+			unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+			for {
+				unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+			}
+		}
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	},
+	"attached": func() error {
+		id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, 0o600)
+		if err == nil {
+			_, err = unix.SysvShmAttach(id, 0, 0)
+		}
+		return err
+	},
 	"memfd": func() error {
 		fd, err := unix.MemfdCreate("large", 0)
 		if err != nil {

@@ -1,8 +1,10 @@
 package eligible
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -120,7 +122,12 @@ func (l Looker) holdingsOf(c snapshot.Container) (holdings, error) {
 	return its, nil
 }
 
+// of adds what a process has open, or maps.
 func (its holdings) of(folder, program string) error {
+	return errors.Join(its.open(folder, program), its.mapped(folder, program))
+}
+
+func (its holdings) open(folder, program string) error {
 	fds, err := os.ReadDir(filepath.Join(folder, "fd"))
 	if err != nil {
 		return fmt.Errorf("list open files: %w", err)
@@ -139,9 +146,53 @@ func (its holdings) of(folder, program string) error {
 		case unix.Stat(file, &st) != nil:
 		case st.Mode&unix.S_IFMT == unix.S_IFIFO:
 			its[fmt.Sprint("pipe ", st.Dev, st.Ino)] = holding{program, link}
-		case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 0:
-			its[fmt.Sprint("file ", st.Dev, st.Ino)] = holding{program, strings.TrimSuffix(link, " (deleted)")}
+		default:
+			its.nameless(&st, program, link)
 		}
+	}
+	return nil
+}
+
+const deleted = " (deleted)"
+
+// nameless adds a file without a name, of whichever file system. The memory of a memfd is one, and so is what processes share that
+// no file stands behind: CRIU dumps both with each container as well.
+func (its holdings) nameless(st *unix.Stat_t, program, name string) {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 0 {
+		its[fmt.Sprint("file ", st.Dev, st.Ino)] = holding{program, strings.TrimSuffix(name, deleted)}
+	}
+}
+
+// mapped adds the files without a name that a process maps shared, for which it needs no descriptor. Shared memory of System V is
+// found by its objects. Lines of maps are described in proc(5).
+func (its holdings) mapped(folder, program string) error {
+	f, err := os.Open(filepath.Join(folder, "maps"))
+	if err != nil {
+		return fmt.Errorf("read mappings: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 64<<10)
+	for lines.Scan() {
+		line := lines.Text()
+		fields := strings.Fields(line)
+		if len(fields) < 6 || !strings.HasSuffix(fields[1], "s") || !strings.HasSuffix(line, deleted) || strings.HasPrefix(fields[5], "/SYSV") {
+			continue
+		}
+		var from, to uint64
+		if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
+			return fmt.Errorf("read mappings: %q: %w", fields[0], err)
+		}
+		var st unix.Stat_t
+		file := filepath.Join(folder, "map_files", fmt.Sprintf("%x-%x", from, to)) // without the zeros in front that maps has
+		if err := unix.Stat(file, &st); err == nil {
+			its.nameless(&st, program, strings.Join(fields[5:], " "))
+		} else if !gone(err) {
+			return &fs.PathError{Op: "stat", Path: file, Err: err}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read mappings: %w", err)
 	}
 	return nil
 }

@@ -36,6 +36,17 @@ func socketPair(t *testing.T) (*os.File, *os.File) {
 	return os.NewFile(uintptr(fds[0]), "one"), os.NewFile(uintptr(fds[1]), "other")
 }
 
+// mappedTwice is a file without a name, for both.
+func mappedTwice(t *testing.T) ends {
+	t.Helper()
+	name := pathIn(t)
+	f := openFile(t, name, os.O_RDWR|os.O_CREATE)
+	require.NoError(t, f.Truncate(4096))
+	e := ends{[]*os.File{f}, []*os.File{openFile(t, name, os.O_RDWR)}}
+	require.NoError(t, os.Remove(name))
+	return e
+}
+
 func TestTogether(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("namespaces need root")
@@ -80,13 +91,40 @@ func TestTogether(t *testing.T) {
 			require.NoError(t, os.Remove(name))
 			return e
 		}, "null", []string{v1alpha1.ReasonContainersConnected}, []string{"/x)"}},
+		{"a file without a name that both map and have not open any more", mappedTwice, "mapping",
+			[]string{v1alpha1.ReasonContainersConnected}, []string{"in main (/", "in side (/", "/x)"}},
+		{"a file without a name that one maps", func(t *testing.T) ends {
+			e := mappedTwice(t)
+			e.other = []*os.File{openFile(t, pathIn(t), os.O_RDWR|os.O_CREATE)}
+			require.NoError(t, e.other[0].Truncate(4096))
+			return e
+		}, "mapping", nil, nil},
+		{"a file with a name that both map", func(t *testing.T) ends {
+			name := pathIn(t)
+			f := openFile(t, name, os.O_RDWR|os.O_CREATE)
+			require.NoError(t, f.Truncate(4096))
+			return ends{[]*os.File{f}, []*os.File{openFile(t, name, os.O_RDWR)}}
+		}, "mapping", nil, nil},
+		{"a memfd that both map", func(t *testing.T) ends {
+			fd, err := unix.MemfdCreate("x", unix.MFD_CLOEXEC)
+			require.NoError(t, err)
+			require.NoError(t, unix.Ftruncate(fd, 4096))
+			f := os.NewFile(uintptr(fd), "x")
+			return ends{[]*os.File{f}, []*os.File{f}}
+		}, "mapping", []string{v1alpha1.ReasonContainersConnected}, []string{"memfd:x)"}},
+		{"memory that processes of one share", func(*testing.T) ends { return ends{} }, "family", nil, nil},
+		{"attached memory of System V", func(*testing.T) ends { return ends{} }, "attached", []string{v1alpha1.ReasonSystemVIPC}, nil},
 		{"shared memory of System V", func(*testing.T) ends { return ends{} }, "sysv", []string{v1alpha1.ReasonSystemVIPC},
 			[]string{"System V shared memory in a pod"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := c.make(t)
 			own := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWIPC} // the machine's may have objects
-			one, other := holdFiles(t, own, e.one, c.holds), holdFiles(t, nil, e.other, "null")
+			others := "null"
+			if c.holds == "mapping" {
+				others = c.holds
+			}
+			one, other := holdFiles(t, own, e.one, c.holds), holdFiles(t, nil, e.other, others)
 			for _, f := range append(e.one, e.other...) {
 				_ = f.Close()
 			}

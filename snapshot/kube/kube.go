@@ -149,10 +149,11 @@ func isFinal(status *v1alpha1.CheckpointStatus, pod types.UID) bool {
 
 // Begun implements snapshot.Journal.
 func (j *Journal) Begun(ctx context.Context, t snapshot.Target, m snapshot.Moments) error {
-	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		c.Status.Timeline = timeline(t, m)
-		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionUnknown, v1alpha1.ReasonEvacuating,
+		setEvacuated(c, metav1.ConditionUnknown, v1alpha1.ReasonEvacuating,
 			fmt.Sprintf("node %s goes at %s", j.Node.Name, m.Deadline.UTC().Format(time.RFC3339)))
+		return nil
 	})
 }
 
@@ -214,10 +215,23 @@ func (j *Journal) Leaving(ctx context.Context, t snapshot.Target) (bool, error) 
 	return string(pod.UID) != t.PodUID || pod.DeletionTimestamp != nil, nil
 }
 
+// setEvacuated sets the condition to something else than it is, also where that says the same of an earlier evacuation: a write
+// that fences must change the version of the object.
+func setEvacuated(c *v1alpha1.Checkpoint, status metav1.ConditionStatus, reason, message string) {
+	if !c.Status.SetCondition(v1alpha1.ConditionEvacuated, status, reason, message) {
+		message += "; again at " + time.Now().UTC().Format(time.RFC3339Nano)
+		c.Status.SetCondition(v1alpha1.ConditionEvacuated, status, reason, message)
+	}
+}
+
 // Failed implements snapshot.Journal.
 func (j *Journal) Failed(ctx context.Context, t snapshot.Target, reason, message string) error {
-	err := j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
-		c.Status.SetCondition(v1alpha1.ConditionEvacuated, metav1.ConditionFalse, reason, message)
+	err := j.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
+		if isFinal(&c.Status, types.UID(t.PodUID)) {
+			return fmt.Errorf("checkpoint %s/%s names final generation %d of pod %s", t.Namespace, t.Checkpoint, c.Status.Generation.Number, t.Pod)
+		}
+		setEvacuated(c, metav1.ConditionFalse, reason, message)
+		return nil
 	})
 	if err == nil {
 		j.event(t, corev1.EventTypeWarning, reason, "not evacuated, the pod runs on: "+message)
@@ -230,12 +244,13 @@ func (j *Journal) Failed(ctx context.Context, t snapshot.Target, reason, message
 
 // Safety implements snapshot.Board. It leaves alone what says who may restore.
 func (j *Journal) Safety(ctx context.Context, t snapshot.Target, g snapshot.Committed, frozen time.Time) error {
-	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		c.Status.Safety = &v1alpha1.GenerationReference{
 			Number: g.Number, Epoch: g.Epoch, PodUID: types.UID(t.PodUID), NodeName: j.Node.Name,
 			StoredBytes: g.StoredBytes, RSSBytes: g.RSSBytes, Time: metav1.NewMicroTime(frozen),
 			Requirements: j.requirements(t), Containers: t.Names(), PodIPs: t.PodIPs,
 		}
+		return nil
 	})
 }
 
@@ -260,13 +275,14 @@ func (j *Journal) Judged(ctx context.Context, t snapshot.Target, v snapshot.Verd
 	if v.Level == snapshot.Safe {
 		status = metav1.ConditionTrue
 	}
-	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+	return j.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		c.Status.Protection = &v1alpha1.Protection{PodUID: types.UID(t.PodUID), Level: v.Level.String()}
 		if p != (snapshot.Prediction{}) {
 			c.Status.Protection.Dirty = resource.NewQuantity(readable(p.Uploaded), resource.BinarySI)
 			c.Status.Protection.Window = &metav1.Duration{Duration: p.Durable.Round(100 * time.Millisecond)}
 		}
 		c.Status.SetCondition(v1alpha1.ConditionCurrent, status, v.Reason, v.Level.String()+": "+v.Message)
+		return nil
 	})
 }
 
@@ -308,13 +324,12 @@ func mayWrite(c *v1alpha1.Checkpoint, t snapshot.Target) error {
 }
 
 // update changes the status of t's Checkpoint while that is of t's pod. ErrUnprotected: there is no such Checkpoint.
-func (j *Journal) update(ctx context.Context, t snapshot.Target, change func(*v1alpha1.Checkpoint)) error {
+func (j *Journal) update(ctx context.Context, t snapshot.Target, change func(*v1alpha1.Checkpoint) error) error {
 	_, err := j.Checkpoints.UpdateStatus(ctx, t.Namespace, t.Checkpoint, func(c *v1alpha1.Checkpoint) error {
 		if err := mayWrite(c, t); err != nil {
 			return err
 		}
-		change(c)
-		return nil
+		return change(c)
 	})
 	if apierrors.IsNotFound(err) {
 		return fmt.Errorf("%w: %w", snapshot.ErrUnprotected, err)

@@ -147,6 +147,25 @@ func TestFinalWithoutACheckpointOfThisPod(t *testing.T) {
 	require.NoError(t, j.Failed(t.Context(), target, v1alpha1.ReasonDumpFailed, ""), "nobody is left to be told")
 }
 
+// A final generation that an earlier life of the agent wrote lands late: it stands, and its source must not run on.
+func TestFailedDoesNotOverwriteFinal(t *testing.T) {
+	j, server, target := stage(t)
+	require.NoError(t, j.Final(t.Context(), target, snapshot.Committed{Number: 1, Epoch: 3}, snapshot.Moments{}))
+	require.Error(t, j.Failed(t.Context(), target, v1alpha1.ReasonDumpFailed, "no"))
+	status := server.Get("ns", "job").Status
+	require.True(t, status.IsTrue(v1alpha1.ConditionEvacuated))
+}
+
+// The API server takes a write that changes nothing without giving the object another version.
+func TestFailedFencesWhereTheSameWasSaidBefore(t *testing.T) {
+	j, server, target := stage(t)
+	require.NoError(t, j.Failed(t.Context(), target, v1alpha1.ReasonThawed, "thawed"))
+	before := server.Get("ns", "job").Status.Condition(v1alpha1.ConditionEvacuated).Message
+	require.Equal(t, "thawed", before)
+	require.NoError(t, j.Failed(t.Context(), target, v1alpha1.ReasonThawed, "thawed"))
+	require.NotEqual(t, before, server.Get("ns", "job").Status.Condition(v1alpha1.ConditionEvacuated).Message)
+}
+
 func TestAConflictingWriteIsDecidedAnew(t *testing.T) {
 	j, server, target := stage(t)
 	var conflicts int

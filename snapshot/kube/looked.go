@@ -23,7 +23,7 @@ const eventMended = "Mended"
 // keeps its message.
 func (j *Journal) Looked(ctx context.Context, t snapshot.Target, found []obstacle.Obstacle) error {
 	var appeared, gone []obstacle.Obstacle
-	err := j.update(ctx, t, func(c *v1alpha1.Checkpoint) {
+	err := j.update(ctx, t, func(c *v1alpha1.Checkpoint) error {
 		before := foundBefore(&c.Status)
 		appeared, gone = obstacle.Without(found, before), obstacle.Without(before, found)
 		switch {
@@ -33,6 +33,7 @@ func (j *Journal) Looked(ctx context.Context, t snapshot.Target, found []obstacl
 		case len(appeared)+len(gone) > 0:
 			c.Status.SetCondition(v1alpha1.ConditionDumpable, metav1.ConditionFalse, found[0].Reason, obstacle.Text(found))
 		}
+		return nil
 	})
 	if errors.Is(err, snapshot.ErrUnprotected) {
 		return nil
