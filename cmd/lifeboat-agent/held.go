@@ -12,12 +12,19 @@ import (
 	"github.com/lifeboat-dev/lifeboat/snapshot/criu"
 )
 
+// thawer is what of the OCI runtime thaw needs.
+type thawer interface {
+	Resume(ctx context.Context, id string) error
+	Signal(ctx context.Context, id string, signal syscall.Signal) error
+}
+
 // thaw lets a container that was restored with others of its pod run, and gives it the signals that lifeboat-runtime has kept
-// back. It may be called again.
-func thaw(c *config, runc *criu.Runc) func(context.Context, string) error {
+// back. It may be called again: its file goes once it runs, and where that is gone the container is left as it is, for what
+// stands frozen then is an evacuation's source.
+func thaw(hostRoot string, runc thawer) func(context.Context, string) error {
 	return func(ctx context.Context, id string) error {
-		found, err := filepath.Glob(filepath.Join(c.hostRoot, handover.HeldDir, "*", filepath.Base(id)))
-		if err != nil {
+		found, err := filepath.Glob(filepath.Join(hostRoot, handover.HeldDir, "*", filepath.Base(id)))
+		if err != nil || len(found) == 0 {
 			return err
 		}
 		if err := runc.Resume(ctx, id); err != nil {
