@@ -255,6 +255,48 @@ func TestTheAgentEndsWhileItEndsWhatWasRestored(t *testing.T) {
 	require.Equal(t, "kill s", g.calls[len(g.calls)-1], "the sandbox is the last")
 }
 
+// What Sweep has read of a pod is over by the time that it comes to that pod: a create was quicker, and a new restore is under way.
+func TestSweepGoesByWhatIsTrueNow(t *testing.T) {
+	g := newGroup(t)
+	g.restore(t, "s", "proxy", 1, true)
+	g.restore(t, "s", "main", 1, true)
+	g.fails["kill main-1"] = true
+	require.Error(t, g.beginAnew(t.Context(), "new", false), "the agent ends here, and is back")
+	require.NoError(t, os.MkdirAll(g.folder("before"), 0o700))
+	require.NoError(t, g.save(&restoration{Task: task{PrepareRequest: handover.PrepareRequest{PodUID: "before"}}, Ending: true, Doomed: []string{"other"}}))
+	kill := g.options.Kill
+	g.options.Kill = func(ctx context.Context, id string) error {
+		if id == "other" { // before this pod comes "new", which Sweep comes to later
+			g.restore(t, "s2", "proxy", 2, true)
+			g.restore(t, "s2", "main", 2, true)
+		}
+		return kill(ctx, id)
+	}
+	require.NoError(t, g.Sweep(t.Context()))
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"), "of the restore that is under way")
+	require.DirExists(t, filepath.Join(g.folder("new"), imagesName, "writer"))
+	g.restore(t, "s2", "writer", 2, true)
+	require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+}
+
+func TestTurns(t *testing.T) {
+	var all turns
+	leave, err := all.enter(t.Context(), "a")
+	require.NoError(t, err)
+	other, err := all.enter(t.Context(), "b")
+	require.NoError(t, err, "pods do not wait for each other")
+	other()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = all.enter(ended, "a")
+	require.ErrorIs(t, err, context.Canceled)
+	leave()
+	leave, err = all.enter(t.Context(), "a")
+	require.NoError(t, err)
+	leave()
+	require.Empty(t, all.pods)
+}
+
 // restoreRefused holds that the last container is not restored any more.
 func (g *group) restoreRefused(t *testing.T) {
 	t.Helper()

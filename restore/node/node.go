@@ -109,6 +109,7 @@ type Preparer struct {
 	arrivals *arrivals
 	fetches  *fetches
 
+	turns turns
 	// mu is held while a restoration on disk is changed.
 	mu sync.Mutex
 	// begun are the pods for which this life of the agent has made folders; Sweep leaves those. Their times could not
@@ -216,7 +217,7 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		if r == nil {
 			return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errIncomplete)
 		}
-		return handover.PrepareReply{}, errors.Join(errIncomplete, p.beginAnew(ctx, req.PodUID, false))
+		return handover.PrepareReply{}, errors.Join(errIncomplete, p.abandon(ctx, req.PodUID, false))
 	}
 	others := r != nil && len(r.others(req.Container)) > 0
 	if next == rungRestore && others && (relation != identity.Own || r.Task.CheckpointUID != t.CheckpointUID) {
@@ -247,11 +248,12 @@ func missedBy(pod *corev1.Pod, points []v1alpha1.Checkpoint) string {
 
 // underWay settles what is known of the restore that is under way in the pod and returns it; nil for none.
 func (p *Preparer) underWay(ctx context.Context, req handover.PrepareRequest, leaving bool) (*restoration, error) {
-	r, err := p.load(req.PodUID)
-	if err != nil || r == nil {
+	leave, err := p.turns.enter(ctx, req.PodUID)
+	if err != nil {
 		return nil, err
 	}
-	if err := p.settle(ctx, r); err != nil {
+	defer leave()
+	if _, err := p.settleNow(ctx, req.PodUID); err != nil {
 		return nil, err
 	}
 	return p.enter(ctx, req, leaving)
@@ -266,7 +268,7 @@ func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, 
 		}
 	}
 	if r.whole(next, t.Container) {
-		if err := p.beginAnew(ctx, t.PodUID, next == rungFail); err != nil {
+		if err := p.abandon(ctx, t.PodUID, next == rungFail); err != nil {
 			return none, err
 		}
 		if next != rungFail {

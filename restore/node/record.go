@@ -41,12 +41,23 @@ func (p *Preparer) Reconcile(ctx context.Context) error {
 	}
 	var faults []error
 	for _, r := range all {
-		faults = append(faults, p.settle(ctx, r))
+		faults = append(faults, p.reconcile(ctx, r.Task.PodUID))
 	}
 	return errors.Join(faults...)
 }
 
-// settle brings one restoration as far as it can go by itself.
+// reconcile settles the restoration of one pod in its turn.
+func (p *Preparer) reconcile(ctx context.Context, podUID string) error {
+	leave, err := p.turns.enter(ctx, podUID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = p.settleNow(ctx, podUID)
+	return err
+}
+
+// settle brings one restoration as far as it can go by itself. It is the pod's turn, and r was read in it.
 func (p *Preparer) settle(ctx context.Context, r *restoration) error {
 	switch {
 	case r.Ending:
@@ -151,18 +162,32 @@ func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error
 	t := r.Task
 	t.Container, t.ContainerID = container, res.ContainerID
 	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.Container).Logger()
-	if res.Error == "" && r.several() {
-		log.Info().Msg("restored, and held until the other containers of its pod are")
-		return p.settle(ctx, r)
-	}
 	if res.Error == "" {
-		return p.restored(ctx, t)
+		log.Info().Bool("held", r.several()).Msg("restored by CRIU")
+		return p.succeeded(ctx, t)
 	}
 	log.Error().Str("cause", res.Error).Msg("restore failed")
 	if err := p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
 		return err
 	}
 	return p.takeBack(t)
+}
+
+// succeeded goes on after a container of the pod was restored: with several it is held until the others are.
+func (p *Preparer) succeeded(ctx context.Context, t task) error {
+	leave, err := p.turns.enter(ctx, t.PodUID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	r, err := p.load(t.PodUID)
+	if err != nil || r == nil || r.Handed[t.Container].ID != t.ContainerID {
+		return err
+	}
+	if r.several() {
+		return p.settle(ctx, r)
+	}
+	return p.restored(ctx, t)
 }
 
 // handedOver finds the restoration that a container was handed over in; nil where it was in none.
