@@ -46,6 +46,25 @@ func thaw(hostRoot string, runc thawer) func(context.Context, string) error {
 	}
 }
 
+// liveOf lists the live containers of a pod.
+func liveOf(runc interface {
+	Containers(ctx context.Context) ([]snapshot.Container, error)
+}) func(context.Context, string) (map[string]string, error) {
+	return func(ctx context.Context, podUID string) (map[string]string, error) {
+		all, err := runc.Containers(ctx)
+		if err != nil {
+			return nil, err
+		}
+		names := map[string]string{}
+		for i := range all {
+			if c := &all[i]; c.PodUID == podUID && (c.Status == snapshot.StatusRunning || c.Status == snapshot.StatusPaused) {
+				names[c.ID] = c.Name
+			}
+		}
+		return names, nil
+	}
+}
+
 // kill ends a container.
 func kill(runc *criu.Runc) func(context.Context, string) error {
 	return func(ctx context.Context, id string) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lifeboat-dev/lifeboat/restore/handover"
+	"github.com/lifeboat-dev/lifeboat/snapshot"
 )
 
 type thaws struct{ calls []string }
@@ -23,6 +24,21 @@ func (r *thaws) Resume(_ context.Context, id string) error {
 func (r *thaws) Signal(_ context.Context, id string, signal syscall.Signal) error {
 	r.calls = append(r.calls, fmt.Sprintf("signal %s %d", id, signal))
 	return nil
+}
+
+type listOfRuntime []snapshot.Container
+
+func (l listOfRuntime) Containers(context.Context) ([]snapshot.Container, error) { return l, nil }
+
+func TestLiveContainersOfAPod(t *testing.T) {
+	live, err := liveOf(listOfRuntime{
+		{ID: "1", PodUID: "uid", Name: "runs", Status: snapshot.StatusRunning},
+		{ID: "2", PodUID: "uid", Name: "held", Status: snapshot.StatusPaused},
+		{ID: "3", PodUID: "uid", Name: "ended", Status: snapshot.StatusStopped},
+		{ID: "4", PodUID: "another", Name: "runs", Status: snapshot.StatusRunning},
+	})(t.Context(), "uid")
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"1": "runs", "2": "held"}, live)
 }
 
 // A container that runs already may have been frozen for good since: its record outlives the thaw where the API server is away.

@@ -27,6 +27,9 @@ var errOver = fmt.Errorf("%w: its containers that were restored are ended withou
 var errLeaves = errors.New("its containers that were restored are ended without having run, and with restartPolicy Never the pod cannot " +
 	"begin anew: it is to leave, for its owner to make another one")
 
+// errEnding: the pod begins anew once that container is gone.
+var errEnding = errors.New("it was killed, and is not gone yet")
+
 // errIncomplete: the pod can never be whole, so nothing of it is restored, and what it was to go on from is not claimed for it.
 var errIncomplete = fmt.Errorf("%w: another container of the pod could not be created, and with restartPolicy Never it is not created again", errRefused)
 
@@ -151,6 +154,11 @@ func (p *Preparer) end(ctx context.Context, r *restoration) error {
 			return fmt.Errorf("end restored container %s of pod %s/%s: %w", id, r.Task.Namespace, r.Task.Pod, err)
 		}
 	}
+	for _, id := range r.Doomed {
+		if err := p.ended(ctx, id); err != nil {
+			return fmt.Errorf("end restored container %s of pod %s/%s: %w", id, r.Task.Namespace, r.Task.Pod, err)
+		}
+	}
 	if err := p.clearVolumes(r); err != nil {
 		return err
 	}
@@ -170,6 +178,24 @@ func (p *Preparer) end(ctx context.Context, r *restoration) error {
 		return err
 	}
 	return p.tellLeaving(ctx, r)
+}
+
+// ended waits a moment for a container that was killed.
+func (p *Preparer) ended(ctx context.Context, id string) error {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		lives, err := p.options.Running(ctx, id)
+		if err != nil || !lives {
+			return err
+		}
+		if wait > 500*time.Millisecond {
+			return errEnding
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errEnding, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
 }
 
 // tellLeaving writes on the Checkpoint that the pod is to leave. The controller evicts it, so that its owner does not hold

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,8 @@ type group struct {
 	host   string
 	calls  []string
 	frozen map[string]bool
+	// plain are live containers that were started from the beginning, with their names.
+	plain map[string]string
 	// fails are calls that fail once.
 	fails map[string]bool
 }
@@ -68,7 +71,7 @@ func newGroup(t *testing.T, change ...func(*corev1.Pod)) *group {
 	}
 	_, err = w.Commit(t.Context())
 	require.NoError(t, err)
-	g := &group{server: server, pod: pod, host: t.TempDir(), frozen: map[string]bool{}, fails: map[string]bool{}}
+	g := &group{server: server, pod: pod, host: t.TempDir(), frozen: map[string]bool{}, plain: map[string]string{}, fails: map[string]bool{}}
 	for _, d := range []string{volumeLogs, "/shm"} {
 		require.NoError(t, os.MkdirAll(filepath.Join(g.host, d), 0o755))
 	}
@@ -88,6 +91,13 @@ func newGroup(t *testing.T, change ...func(*corev1.Pod)) *group {
 		NodeName: "b", Cluster: "c", Checkpoints: server.Client, Client: fake.NewClientset(pod), HostRoot: g.host, WorkDir: "/restore",
 		Store: bucket, Events: record.NewFakeRecorder(100), Log: zerolog.Nop(), Thaw: call("thaw"), Kill: call("kill"),
 		Running: func(_ context.Context, id string) (bool, error) { return g.frozen[id], nil },
+		Live: func(context.Context, string) (map[string]string, error) {
+			live := maps.Clone(g.plain)
+			for id := range g.frozen {
+				live[id], _, _ = strings.Cut(id, "-")
+			}
+			return live, nil
+		},
 	})
 	return g
 }
@@ -362,6 +372,61 @@ func TestAPodThatCannotBeWhole(t *testing.T) {
 	_, err := g.create(t, "s", "writer", 1)
 	require.ErrorIs(t, err, errIncomplete)
 	require.Nil(t, g.status().Claim, "another pod may claim it")
+}
+
+// A pod is restored as a whole or not at all: what one of its containers did not wait for, no other one claims.
+func TestNothingIsRestoredBesideWhatStartedFromTheBeginning(t *testing.T) {
+	t.Run("nothing is claimed", func(t *testing.T) {
+		g := newGroup(t)
+		g.plain["proxy-1"] = "proxy"
+		g.requirePlain(t, "s", "main", 1)
+		g.requirePlain(t, "s", "writer", 1)
+		require.Nil(t, g.status().Claim, "another pod may claim it")
+	})
+	t.Run("it does not matter to what was restored, nor to containers of others", func(t *testing.T) {
+		g := newGroup(t)
+		g.plain["setup-1"], g.plain["debug-1"] = "setup", "debug"
+		for _, name := range []string{"proxy", "main", "writer"} {
+			g.restore(t, "s", name, 1, true)
+		}
+		require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+	})
+	t.Run("what is held already is ended, and the pod begins anew", func(t *testing.T) {
+		g := newGroup(t)
+		g.restore(t, "s", "proxy", 1, true)
+		g.plain["main-1"] = "main" // the agent was away
+		_, err := g.create(t, "s", "writer", 1)
+		require.ErrorContains(t, err, "has to begin anew")
+		require.Equal(t, []string{"kill proxy-1", "kill s"}, g.calls)
+		clear(g.plain) // the kubelet ends the pod
+		for _, name := range []string{"proxy", "main", "writer"} {
+			g.restore(t, "s2", name, 2, true)
+		}
+		require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+	})
+	t.Run("a claim that was made is told to be spent", func(t *testing.T) {
+		g := newGroup(t)
+		g.restore(t, "s", "proxy", 1, true)
+		delete(g.frozen, "proxy-1")
+		require.NoError(t, g.drop("new"))
+		g.plain["proxy-2"] = "proxy"
+		g.requirePlain(t, "s", "main", 1)
+		require.Equal(t, v1alpha1.ReasonStartedClean, g.reason())
+	})
+}
+
+// What was ended is gone before the pod begins anew: it would be taken for one that started from the beginning, and may still write.
+func TestThePodBeginsAnewOnceWhatWasRestoredIsGone(t *testing.T) {
+	g := newGroup(t)
+	g.restore(t, "s", "proxy", 1, true)
+	g.restore(t, "s", "main", 1, true)
+	kill := g.options.Kill
+	g.options.Kill = func(context.Context, string) error { return nil }
+	require.ErrorIs(t, g.beginAnew(t.Context(), "new", false), errEnding)
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"))
+	g.options.Kill = kill
+	require.NoError(t, g.Sweep(t.Context()))
+	require.NoFileExists(t, filepath.Join(g.host, volumeLogs, "log"))
 }
 
 // What init containers wrote is gone with the files of the generation: they have to run once more before a clean start.

@@ -87,6 +87,8 @@ type Options struct {
 	Finishing func(podUID string) bool
 	// Running tells whether the OCI runtime has a live container of that id, frozen or not.
 	Running func(ctx context.Context, id string) (bool, error)
+	// Live returns the names of the pod's containers that the OCI runtime has live, frozen or not, by their ids. Nil: nobody asks.
+	Live func(ctx context.Context, podUID string) (map[string]string, error)
 	// Thaw lets a container of handover.HeldDir run, and gives it the signals that were kept back. Kill ends all processes
 	// of a container, none of which runs on where it is frozen. For both one that is gone is no error.
 	Thaw, Kill func(ctx context.Context, id string) error
@@ -209,6 +211,9 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		if name, err := p.unjudged(ctx, pod, points); err != nil || name != "" {
 			return handover.PrepareReply{}, cmp.Or(err, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, name, errWait))
 		}
+	}
+	if next, err = p.beside(ctx, next, relation, t, r, wish); err != nil {
+		return handover.PrepareReply{}, err
 	}
 	if next == rungFallBack && r.whole(next, req.Container) && r.stays(req.Container) {
 		next = rungStartClean // its containers cannot be made once more
