@@ -116,7 +116,17 @@ func (p *Preparer) again(ctx context.Context, t task, r *restoration) error {
 	if err := p.options.Kill(ctx, r.Handed[t.Container].ID); err != nil {
 		return fmt.Errorf("end container %s of pod %s/%s: %w", r.Handed[t.Container].ID, t.Namespace, t.Pod, err)
 	}
-	return p.takeBack(t)
+	return p.takeBack(t, "")
+}
+
+// inVain records that the last attempt of the pod is over where a container ended before it was thawed: that is known of the handover,
+// which goes when the pod begins anew.
+func (p *Preparer) inVain(ctx context.Context, t task, r *restoration, checkpoint *v1alpha1.Checkpoint) error {
+	was := checkpoint.Status.Condition(v1alpha1.ConditionRestored)
+	if outcomeOf(r, t.Container) != outcomeInVain || was == nil || was.Reason != v1alpha1.ReasonRestoreImpending {
+		return nil
+	}
+	return p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, fmt.Sprintf("container %s ended before all of its pod were restored", t.Container))
 }
 
 // beginAnew ends the containers that were restored in the pod so far, none of which has run: a rung of the ladder is taken by
@@ -206,6 +216,9 @@ func (p *Preparer) tellLeaving(ctx context.Context, r *restoration) error {
 		if was := c.Status.Condition(v1alpha1.ConditionRestored); was != nil && was.Reason != v1alpha1.ReasonNotRestartable {
 			cause = ": " + was.Message
 		}
+		if r.Failed != "" {
+			cause = ": " + r.Failed
+		}
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonNotRestartable, errLeaves.Error()+cause)
 		return nil
 	})
@@ -213,7 +226,7 @@ func (p *Preparer) tellLeaving(ctx context.Context, r *restoration) error {
 		return err
 	}
 	_, err = p.edit(r.Task.PodUID, func(r *restoration) error {
-		r.Leaving = false
+		r.Leaving, r.Failed = false, ""
 		return nil
 	})
 	return err

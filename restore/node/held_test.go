@@ -326,6 +326,18 @@ func TestAContainerThatEndsBeforeItIsThawed(t *testing.T) {
 		require.Equal(t, []string{"kill proxy-1", "thaw main-1", "thaw proxy-2", "thaw writer-1"}, g.calls)
 		require.EqualValues(t, 2, g.status().Claim.Attempts)
 	})
+	t.Run("it ends twice: the pod starts clean", func(t *testing.T) {
+		g := newGroup(t)
+		g.restore(t, "s", "main", 1, true)
+		for number := range 2 {
+			g.restore(t, "s", "proxy", number, true)
+			delete(g.frozen, fmt.Sprintf("proxy-%d", number))
+		}
+		_, err := g.create(t, "s", "proxy", 3)
+		require.ErrorContains(t, err, "has to begin anew")
+		require.Equal(t, v1alpha1.ReasonRestoreFailed, g.reason(), "the next sandbox has no record of the attempts")
+		g.requirePlain(t, "s2", "proxy", 4)
+	})
 	t.Run("it is not started again: the pod leaves", func(t *testing.T) {
 		g := newGroup(t, never)
 		g.restore(t, "s", "proxy", 1, true)
@@ -349,6 +361,53 @@ func TestAContainerThatEndsBeforeItIsThawed(t *testing.T) {
 		}
 		require.Equal(t, []string{"thaw main-2", "thaw proxy-2", "thaw writer-2"}, g.calls[2:])
 	})
+}
+
+// What is held is ended before anything says that another generation is being restored: it would be forgotten by an agent that ends
+// in between.
+func TestWhatIsHeldIsEndedBeforeThePodFallsBack(t *testing.T) {
+	g := newGroup(t)
+	g.server.Edit("ns", "old", func(c *v1alpha1.Checkpoint) {
+		c.Status.Safety = &v1alpha1.GenerationReference{PodUID: "old", Containers: c.Status.Generation.Containers}
+	})
+	g.restore(t, "s", "proxy", 1, true)
+	g.restore(t, "s", "main", 1, true)
+	g.fail(t, "s", "writer", 1)
+	g.fail(t, "s", "writer", 2)
+	g.fails["kill main-1"] = true
+	_, err := g.create(t, "s", "writer", 3)
+	require.ErrorContains(t, err, "the agent ends here")
+	require.Nil(t, g.status().Claim.Fallback)
+	require.NoError(t, g.Sweep(t.Context()))
+	require.Empty(t, g.frozen)
+	_, err = g.create(t, "s2", "proxy", 2)
+	require.Error(t, err, "there is no such generation in the bucket")
+	require.NotNil(t, g.status().Claim.Fallback, "in the next sandbox")
+}
+
+func TestARestoreOfAnotherGenerationForgetsNothingThatIsHeld(t *testing.T) {
+	g := newGroup(t)
+	g.restore(t, "s", "proxy", 1, true)
+	r, err := g.load("new")
+	require.NoError(t, err)
+	_, err = g.begin(r.Task, &v1alpha1.GenerationReference{Number: 7}, r.Containers)
+	require.ErrorContains(t, err, "have not been ended")
+	after, err := g.load("new")
+	require.NoError(t, err)
+	require.Equal(t, r, after)
+}
+
+func TestAMomentThatCannotBeRecordedIsNoFailure(t *testing.T) {
+	g := newGroup(t)
+	g.server.Before = func() {
+		if g.status().Claim != nil {
+			g.server.Edit("ns", "old", func(*v1alpha1.Checkpoint) {}) // the update conflicts
+		}
+	}
+	g.restore(t, "s", "proxy", 1, true)
+	require.Nil(t, g.status().Timeline.Fetched)
+	require.EqualValues(t, 1, g.status().Claim.Attempts)
+	require.DirExists(t, filepath.Join(g.folder("new"), imagesName, "proxy"))
 }
 
 func TestTheGenerationIsOfAnotherPod(t *testing.T) {

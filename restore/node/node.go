@@ -267,12 +267,10 @@ func (p *Preparer) underWay(ctx context.Context, req handover.PrepareRequest, le
 // take does what a rung says.
 func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, checkpoint *v1alpha1.Checkpoint) (handover.PrepareReply, error) {
 	var none handover.PrepareReply
-	if next == rungFallBack {
-		if err := p.fallBack(ctx, t); err != nil {
+	if r.whole(next, t.Container) {
+		if err := p.inVain(ctx, t, r, checkpoint); err != nil {
 			return none, err
 		}
-	}
-	if r.whole(next, t.Container) {
 		if err := p.abandon(ctx, t.PodUID, next == rungFail); err != nil {
 			return none, err
 		}
@@ -281,6 +279,10 @@ func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, 
 		}
 	}
 	switch next {
+	case rungFallBack:
+		if err := p.fallBack(ctx, t); err != nil {
+			return none, err
+		}
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
@@ -349,7 +351,7 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 		return handover.PrepareReply{}, err
 	}
 	if err != nil {
-		return handover.PrepareReply{}, errors.Join(err, p.failed(ctx, t, reasonOf(err), err.Error()), p.takeBack(t))
+		return handover.PrepareReply{}, errors.Join(err, p.failed(ctx, t, reasonOf(err), err.Error()), p.takeBack(t, ""))
 	}
 	p.options.Meter.fetchedIn(time.Since(begin), bytes)
 	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")

@@ -59,9 +59,15 @@ func (p *Preparer) reconcile(ctx context.Context, podUID string) error {
 
 // settle brings one restoration as far as it can go by itself. It is the pod's turn, and r was read in it.
 func (p *Preparer) settle(ctx context.Context, r *restoration) error {
-	switch {
-	case r.Ending:
+	if r.Ending {
 		return p.end(ctx, r)
+	}
+	if r.Failed != "" && !r.Leaving {
+		if err := p.tellFailed(ctx, r); err != nil {
+			return err
+		}
+	}
+	switch {
 	case r.Leaving:
 		return p.tellLeaving(ctx, r)
 	case r.Over:
@@ -167,10 +173,35 @@ func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error
 		return p.succeeded(ctx, t)
 	}
 	log.Error().Str("cause", res.Error).Msg("restore failed")
-	if err := p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
+	if err := p.takeBack(t, res.Error); err != nil {
 		return err
 	}
-	return p.takeBack(t)
+	// The wrapper asks for the next attempt as soon as it has an answer. What cannot be told now is told then, before anything else.
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	if err := p.reconcile(ctx, t.PodUID); err != nil {
+		log.Warn().Err(err).Msg("failure not told yet")
+	}
+	return nil
+}
+
+// tellTime is for the Checkpoint to say that a restore failed, of the time in which lifeboat-runtime wants an answer.
+const tellTime = time.Second
+
+// tellFailed writes on the Checkpoint that CRIU did not restore a container.
+func (p *Preparer) tellFailed(ctx context.Context, r *restoration) error {
+	cause := r.Failed
+	err := p.failed(ctx, r.Task, v1alpha1.ReasonRestoreFailed, cause)
+	if err != nil && !errors.Is(err, errNotHolder) && !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err = p.edit(r.Task.PodUID, func(r *restoration) error {
+		if r.Failed == cause {
+			r.Failed = ""
+		}
+		return nil
+	})
+	return err
 }
 
 // succeeded goes on after a container of the pod was restored: with several it is held until the others are.
