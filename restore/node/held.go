@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -105,6 +106,28 @@ func (p *Preparer) endStranded(ctx context.Context, r *restoration) error {
 			return err
 		}
 		if !lives {
+			return p.beginAnew(ctx, r.Task.PodUID, false)
+		}
+	}
+	return nil
+}
+
+// endIncomplete ends a restoration that cannot become whole: one of the pod's containers was refused or not restored, and its kubelet
+// has it for ended and does not create it again. That is told by nobody but the API.
+func (p *Preparer) endIncomplete(ctx context.Context, pod *corev1.Pod) error {
+	leave, err := p.turns.enter(ctx, string(pod.UID))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	r, err := p.load(string(pod.UID))
+	if err != nil || r == nil || !r.several() || r.Released || r.Over || r.Ending {
+		return err
+	}
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		_, handed := r.Handed[s.Name]
+		if s.State.Terminated != nil && !handed && r.stays(s.Name) && slices.Contains(r.Containers, s.Name) {
 			return p.beginAnew(ctx, r.Task.PodUID, false)
 		}
 	}
@@ -279,14 +302,14 @@ func (r *restoration) whole(next rung, container string) bool {
 func (p *Preparer) miss(req handover.PrepareRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.missed[req.PodUID] = append(p.missed[req.PodUID], req.Container)
+	p.missed[req.PodUID] = append(p.missed[req.PodUID], req)
 }
 
 // incomplete tells whether a container of the pod was refused that is not created again.
 func (p *Preparer) incomplete(s shape, req handover.PrepareRequest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return s.never && len(s.containers) > 1 && slices.ContainsFunc(p.missed[req.PodUID], func(name string) bool {
-		return slices.Contains(s.containers, name) && !slices.Contains(s.sidecars, name)
+	return s.never && len(s.containers) > 1 && slices.ContainsFunc(p.missed[req.PodUID], func(refused handover.PrepareRequest) bool {
+		return slices.Contains(s.containers, refused.Container) && !slices.Contains(s.sidecars, refused.Container)
 	})
 }

@@ -117,8 +117,8 @@ type Preparer struct {
 	// begun are the pods for which this life of the agent has made folders; Sweep leaves those. Their times could not
 	// tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
 	begun map[string]bool
-	// missed are containers, by pod, that were refused to the kubelet.
-	missed map[string][]string
+	// missed are the requests, by pod, whose containers were refused to the kubelet.
+	missed map[string][]handover.PrepareRequest
 }
 
 // New returns a Preparer.
@@ -130,7 +130,7 @@ func New(options Options) *Preparer {
 	if options.Finishing == nil {
 		options.Finishing = func(string) bool { return false }
 	}
-	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}, missed: map[string][]string{}}
+	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}, missed: map[string][]handover.PrepareRequest{}}
 	if options.Packs != nil {
 		options.Meter.packs.Store(options.Packs)
 		p.arrivals = newArrivals(&p.options)

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -83,80 +80,6 @@ func (p *Preparer) settle(ctx context.Context, r *restoration) error {
 		return p.restored(ctx, r.Task)
 	}
 	return nil
-}
-
-// restoring is how long after a handover CRIU may be reading images: longer than the wrapper waits for it.
-const restoring = 2 * time.Minute
-
-// Sweep settles restorations, and removes images that nobody reads any more: those of an earlier life of the agent, and those
-// of pods that are gone. Records of handovers with an unknown outcome stay as long as their pod. It is to be called again
-// and again.
-func (p *Preparer) Sweep(ctx context.Context) error {
-	fault := p.Reconcile(ctx)
-	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir)
-	folders, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(fault, fmt.Errorf("list fetched images: %w", err))
-	}
-	for _, f := range folders {
-		fault = errors.Join(fault, p.sweepFolder(ctx, f.Name()))
-	}
-	return fault
-}
-
-// sweepFolder removes what is stale of a pod's folder.
-func (p *Preparer) sweepFolder(ctx context.Context, podUID string) error {
-	r, err := p.load(podUID)
-	if err != nil {
-		return err
-	}
-	if r != nil {
-		there, err := p.there(ctx, r.Task)
-		if err != nil {
-			return err
-		}
-		if !there {
-			return p.drop(podUID)
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.begun[podUID] || r != nil && (r.several() || mayBeRead(r)) {
-		return nil
-	}
-	stale := p.folder(podUID)
-	if r != nil {
-		if r, err = p.load(podUID); err != nil || r == nil {
-			return err
-		}
-		stale = filepath.Join(stale, imagesName)
-		if r.Fetched = nil; p.save(r) != nil {
-			return fmt.Errorf("forget images of pod %s/%s", r.Task.Namespace, r.Task.Pod)
-		}
-	}
-	if err := os.RemoveAll(stale); err != nil {
-		return fmt.Errorf("remove fetched images: %w", err)
-	}
-	return nil
-}
-
-// there tells whether the pod of t is still in the API.
-func (p *Preparer) there(ctx context.Context, t task) (bool, error) {
-	pod, err := p.options.Client.CoreV1().Pods(t.Namespace).Get(ctx, t.Pod, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return false, fmt.Errorf("get pod %s/%s: %w", t.Namespace, t.Pod, err)
-	}
-	return err == nil && string(pod.UID) == t.PodUID, nil
-}
-
-// mayBeRead says whether a container was handed to CRIU so lately that CRIU may still be at it.
-func mayBeRead(r *restoration) bool {
-	for _, h := range r.Handed {
-		if time.Since(h.Time) < restoring {
-			return true
-		}
-	}
-	return false
 }
 
 // Result takes the outcome of a runc restore. One that is posted again, because the first answer was lost, changes nothing.

@@ -177,13 +177,12 @@ func (p *Preparer) edit(podUID string, change func(*restoration) error) (*restor
 func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers []string) (*restoration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.begun[filepath.Base(t.PodUID)] = true
 	r, err := p.load(t.PodUID)
 	if err != nil {
 		return nil, err
 	}
-	dir := p.folder(t.PodUID)
-	if r != nil && r.several() && len(r.Handed) > 0 && !r.of(t, gen) {
+	dir, known := p.folder(t.PodUID), r != nil
+	if known && r.several() && len(r.Handed) > 0 && !r.of(t, gen) {
 		return nil, fmt.Errorf("begin with generation %d: containers that were restored from generation %d have not been ended", gen.Number, r.Generation)
 	}
 	if r == nil || !r.of(t, gen) {
@@ -200,10 +199,19 @@ func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers [
 		r = fresh
 	}
 	r.Never, r.Sidecars, r.Inits = t.pod.never, t.pod.sidecars, len(t.pod.inits) > 0
-	if err := makeFolders(dir, t.Container, r); err != nil {
-		return nil, fmt.Errorf("make folder for images: %w", diskFull(err))
+	if err = makeFolders(dir, t.Container, r); err != nil {
+		err = fmt.Errorf("make folder for images: %w", diskFull(err))
+	} else {
+		err = p.save(r)
 	}
-	return r, p.save(r)
+	if err != nil && !known {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.begun[filepath.Base(t.PodUID)] = true
+	return r, nil
 }
 
 // makeFolders makes the folders that the restore of a container needs, without anything of an attempt that an earlier life of the
