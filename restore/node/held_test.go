@@ -37,6 +37,8 @@ type group struct {
 	frozen map[string]bool
 	// plain are live containers that were started from the beginning, with their names.
 	plain map[string]string
+	// ownSHM is a container in which the volume is mounted at /dev/shm.
+	ownSHM string
 	// fails are calls that fail once.
 	fails map[string]bool
 }
@@ -113,7 +115,10 @@ func (g *group) create(t *testing.T, sandbox, container string, number int) (han
 	bundle := filepath.Join(g.host, "bundles", id)
 	require.NoError(t, os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o755))
 	config := `{"mounts": [{"destination": "/dev/shm", "source": "/shm"}]}`
-	if container != "proxy" {
+	switch {
+	case container == g.ownSHM:
+		config = `{"mounts": [{"destination": "/dev/shm", "source": "` + volumeLogs + `"}]}`
+	case container != "proxy":
 		config = `{"mounts": [{"destination": "/logs", "source": "` + volumeLogs + `"}, {"destination": "/dev/shm", "source": "/shm"}]}`
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o600))
@@ -408,6 +413,20 @@ func TestAMomentThatCannotBeRecordedIsNoFailure(t *testing.T) {
 	require.Nil(t, g.status().Timeline.Fetched)
 	require.EqualValues(t, 1, g.status().Claim.Attempts)
 	require.DirExists(t, filepath.Join(g.folder("new"), imagesName, "proxy"))
+}
+
+func TestAVolumeInThePlaceOfSHM(t *testing.T) {
+	g := newGroup(t)
+	g.ownSHM = "main"
+	g.restore(t, "s", "main", 1, true)
+	require.NoFileExists(t, filepath.Join(g.host, "shm/s"))
+	require.NoFileExists(t, filepath.Join(g.host, volumeLogs, "s"))
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"))
+	g.restore(t, "s", "proxy", 1, true)
+	require.FileExists(t, filepath.Join(g.host, "shm/s"))
+	g.restore(t, "s", "writer", 1, true)
+	require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"))
 }
 
 func TestTheGenerationIsOfAnotherPod(t *testing.T) {
