@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -18,6 +20,9 @@ type thawer interface {
 	Signal(ctx context.Context, id string, signal syscall.Signal) error
 }
 
+// errEvacuating: whether the container runs is the evacuation's to say.
+var errEvacuating = errors.New("it is being evacuated")
+
 // thaw lets a container that was restored with others of its pod run, and gives it the signals that lifeboat-runtime has kept
 // back. It may be called again: its file goes once it runs, and where that is gone the container is left as it is, for what
 // stands frozen then is an evacuation's source.
@@ -26,6 +31,10 @@ func thaw(hostRoot string, runc thawer) func(context.Context, string) error {
 		found, err := filepath.Glob(filepath.Join(hostRoot, handover.HeldDir, "*", filepath.Base(id)))
 		if err != nil || len(found) == 0 {
 			return err
+		}
+		// The agent had thawed it and ended before it could say so.
+		if _, err := os.Stat(filepath.Join(hostRoot, handover.HoldDir, filepath.Base(id))); !errors.Is(err, fs.ErrNotExist) {
+			return cmp.Or(err, errEvacuating)
 		}
 		if err := runc.Resume(ctx, id); err != nil {
 			return gone(err)

@@ -48,6 +48,12 @@ func TestAContainerIsThawedOnce(t *testing.T) {
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "c1"), []byte("15\n"), 0o600))
 	thaw := thaw(host, runc)
+	holds := snapshot.Holds{Dir: filepath.Join(host, handover.HoldDir)}
+	require.NoError(t, holds.Set("c1"))
+	require.ErrorIs(t, thaw(t.Context(), "c1"), errEvacuating, "the agent ended within the thaw, and a notice came")
+	require.Empty(t, runc.calls)
+	_, err := holds.Clear("c1")
+	require.NoError(t, err)
 	require.NoError(t, thaw(t.Context(), "c1"))
 	require.Equal(t, []string{"resume c1", "signal c1 15"}, runc.calls)
 	require.NoDirExists(t, dir)
