@@ -133,7 +133,8 @@ func newAgent(ctx context.Context, c *config, log zerolog.Logger) (*agent, error
 			status, err := runc.Status(ctx, id)
 			return status == snapshot.StatusRunning || status == snapshot.StatusPaused, err
 		},
-		Thaw:   thaw(c, runc),
+		Live:   liveOf(runc),
+		Thaw:   thaw(c.hostRoot, runc),
 		Kill:   kill(runc),
 		OnHost: runc.OnHost,
 		Offer:  offer,

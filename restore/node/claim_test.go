@@ -62,6 +62,7 @@ func TestClaimAgain(t *testing.T) {
 	}{
 		{"after a failed restore", claimed(v1alpha1.ReasonRestoreFailed, 1), 2, nil},
 		{"a dead bucket is no attempt", claimed(v1alpha1.ReasonBucketFailed, 1), 1, nil},
+		{"the last one did not come to CRIU", claimed(v1alpha1.ReasonRestoreImpending, maxAttempts), maxAttempts, nil},
 		{"nothing waits", &v1alpha1.CheckpointStatus{}, 0, errNothing},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -92,9 +91,8 @@ func (p *Preparer) alias(ctx context.Context, t task, gen *v1alpha1.GenerationRe
 
 // nobodyHas fails where another pod than the source has the address by now. Pods of the host's network have their node's.
 func (p *Preparer) nobodyHas(ctx context.Context, t task, gen *v1alpha1.GenerationReference, a netip.Addr) error {
-	pods, err := p.options.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("status.podIP", a.String()).String(),
-	})
+	// A field selector knows a pod's first address alone, not its second one of a cluster with both families.
+	pods, err := p.options.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("look for other pods that have it: %w", err)
 	}

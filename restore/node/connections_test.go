@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -16,8 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -30,7 +33,7 @@ func networkOfPod(t *testing.T, host string) (bundle string, addresses func() []
 	t.Helper()
 	asked, answers := make(chan chan []string), make(chan int)
 	go func() {
-		runtime.LockOSThread() // the thread and its namespace end with this goroutine
+		goruntime.LockOSThread() // the thread and its namespace end with this goroutine
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			panic(err)
 		}
@@ -77,7 +80,21 @@ func TestAddressesOfThePodBefore(t *testing.T) {
 	require.GreaterOrEqual(t, here, 0, "the test wants a machine with an address")
 	ended := podAt("ended", "p3", "10.244.0.7")
 	ended.Status.Phase = corev1.PodSucceeded
-	client := fake.NewClientset(podAt("source", "old", "10.244.0.5"), podAt("other", "p2", "10.244.0.6"), ended)
+	dual := podAt("dual", "p4", "10.244.0.8")
+	dual.Status.PodIPs = append(dual.Status.PodIPs, corev1.PodIP{IP: "fd10::8"})
+	pods := []*corev1.Pod{podAt("source", "old", "10.244.0.5"), podAt("other", "p2", "10.244.0.6"), ended, dual}
+	client := fake.NewClientset()
+	client.PrependReactor("list", "pods", func(action k8stesting.Action) (bool, runtime.Object, error) {
+		// As the API server does, which knows a pod by its first address alone.
+		selector := action.(k8stesting.ListAction).GetListRestrictions().Fields
+		found := &corev1.PodList{}
+		for _, pod := range pods {
+			if selector.Matches(fields.Set{"status.podIP": pod.Status.PodIP}) {
+				found.Items = append(found.Items, *pod)
+			}
+		}
+		return true, found, nil
+	})
 
 	for _, c := range []struct {
 		name string
@@ -92,6 +109,7 @@ func TestAddressesOfThePodBefore(t *testing.T) {
 		{"two families", true, []string{"10.244.0.5", "fd10::5"}, []string{"10.244.0.5/32", "fd10::5/128"}, ""},
 		{"of a pod that has ended", true, []string{"10.244.0.7"}, []string{"10.244.0.7/32"}, ""},
 		{"another pod has it", true, []string{"10.244.0.5", "10.244.0.6"}, []string{"10.244.0.5/32"}, "ns/other has it by now"},
+		{"another pod has it beside its first one", true, []string{"10.244.0.5", "fd10::8"}, []string{"10.244.0.5/32"}, "ns/dual has it by now"},
 		{"metadata", true, []string{"169.254.169.254"}, nil, "range that no pod has"},
 		{"no address", true, []string{"10.244.0.0/16"}, nil, "not the address of a pod"},
 		{"API server", true, []string{"10.96.0.1"}, nil, "API server or DNS"},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/restore/api/v1alpha1"
@@ -40,7 +41,11 @@ func (p *Preparer) bring(ctx context.Context, t task, checkpoint *v1alpha1.Check
 		return reply, 0, err
 	}
 	if err := p.moment(ctx, t, func(t *v1alpha1.Timeline, now *metav1.MicroTime) { t.Fetched = now }); err != nil {
-		return reply, 0, err
+		if errors.Is(err, errNotHolder) || apierrors.IsNotFound(err) || ctx.Err() != nil {
+			return reply, 0, err
+		}
+		// The claim stands: it is nobody else's ever after. What was fetched is not thrown away for a moment of the timeline.
+		p.options.Log.Warn().Err(err).Str("namespace", t.Namespace).Str("pod", t.Pod).Msg("fetched, moment not recorded")
 	}
 	if err := p.handOver(t, trees.mounted()); err != nil {
 		return reply, 0, err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -26,6 +27,9 @@ var errOver = fmt.Errorf("%w: its containers that were restored are ended withou
 // errLeaves: the same, of a pod that cannot begin anew.
 var errLeaves = errors.New("its containers that were restored are ended without having run, and with restartPolicy Never the pod cannot " +
 	"begin anew: it is to leave, for its owner to make another one")
+
+// errEnding: the pod begins anew once that container is gone.
+var errEnding = errors.New("it was killed, and is not gone yet")
 
 // errIncomplete: the pod can never be whole, so nothing of it is restored, and what it was to go on from is not claimed for it.
 var errIncomplete = fmt.Errorf("%w: another container of the pod could not be created, and with restartPolicy Never it is not created again", errRefused)
@@ -108,12 +112,44 @@ func (p *Preparer) endStranded(ctx context.Context, r *restoration) error {
 	return nil
 }
 
+// endIncomplete ends a restoration that cannot become whole: one of the pod's containers was refused or not restored, and its kubelet
+// has it for ended and does not create it again. That is told by nobody but the API.
+func (p *Preparer) endIncomplete(ctx context.Context, pod *corev1.Pod) error {
+	leave, err := p.turns.enter(ctx, string(pod.UID))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	r, err := p.load(string(pod.UID))
+	if err != nil || r == nil || !r.several() || r.Released || r.Over || r.Ending {
+		return err
+	}
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		_, handed := r.Handed[s.Name]
+		if s.State.Terminated != nil && !handed && r.stays(s.Name) && slices.Contains(r.Containers, s.Name) {
+			return p.beginAnew(ctx, r.Task.PodUID, false)
+		}
+	}
+	return nil
+}
+
 // again makes sure that nothing is left of a container of the pod that was restored, and ended before it was thawed.
 func (p *Preparer) again(ctx context.Context, t task, r *restoration) error {
 	if err := p.options.Kill(ctx, r.Handed[t.Container].ID); err != nil {
 		return fmt.Errorf("end container %s of pod %s/%s: %w", r.Handed[t.Container].ID, t.Namespace, t.Pod, err)
 	}
-	return p.takeBack(t)
+	return p.takeBack(t, "")
+}
+
+// inVain records that the last attempt of the pod is over where a container ended before it was thawed: that is known of the handover,
+// which goes when the pod begins anew.
+func (p *Preparer) inVain(ctx context.Context, t task, r *restoration, checkpoint *v1alpha1.Checkpoint) error {
+	was := checkpoint.Status.Condition(v1alpha1.ConditionRestored)
+	if outcomeOf(r, t.Container) != outcomeInVain || was == nil || was.Reason != v1alpha1.ReasonRestoreImpending {
+		return nil
+	}
+	return p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, fmt.Sprintf("container %s ended before all of its pod were restored", t.Container))
 }
 
 // beginAnew ends the containers that were restored in the pod so far, none of which has run: a rung of the ladder is taken by
@@ -151,6 +187,11 @@ func (p *Preparer) end(ctx context.Context, r *restoration) error {
 			return fmt.Errorf("end restored container %s of pod %s/%s: %w", id, r.Task.Namespace, r.Task.Pod, err)
 		}
 	}
+	for _, id := range r.Doomed {
+		if err := p.ended(ctx, id); err != nil {
+			return fmt.Errorf("end restored container %s of pod %s/%s: %w", id, r.Task.Namespace, r.Task.Pod, err)
+		}
+	}
 	if err := p.clearVolumes(r); err != nil {
 		return err
 	}
@@ -172,6 +213,24 @@ func (p *Preparer) end(ctx context.Context, r *restoration) error {
 	return p.tellLeaving(ctx, r)
 }
 
+// ended waits a moment for a container that was killed.
+func (p *Preparer) ended(ctx context.Context, id string) error {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		lives, err := p.options.Running(ctx, id)
+		if err != nil || !lives {
+			return err
+		}
+		if wait > 500*time.Millisecond {
+			return errEnding
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errEnding, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}
+
 // tellLeaving writes on the Checkpoint that the pod is to leave. The controller evicts it, so that its owner does not hold
 // it against it.
 func (p *Preparer) tellLeaving(ctx context.Context, r *restoration) error {
@@ -180,6 +239,9 @@ func (p *Preparer) tellLeaving(ctx context.Context, r *restoration) error {
 		if was := c.Status.Condition(v1alpha1.ConditionRestored); was != nil && was.Reason != v1alpha1.ReasonNotRestartable {
 			cause = ": " + was.Message
 		}
+		if r.Failed != "" {
+			cause = ": " + r.Failed
+		}
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, v1alpha1.ReasonNotRestartable, errLeaves.Error()+cause)
 		return nil
 	})
@@ -187,7 +249,7 @@ func (p *Preparer) tellLeaving(ctx context.Context, r *restoration) error {
 		return err
 	}
 	_, err = p.edit(r.Task.PodUID, func(r *restoration) error {
-		r.Leaving = false
+		r.Leaving, r.Failed = false, ""
 		return nil
 	})
 	return err
@@ -240,14 +302,14 @@ func (r *restoration) whole(next rung, container string) bool {
 func (p *Preparer) miss(req handover.PrepareRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.missed[req.PodUID] = append(p.missed[req.PodUID], req.Container)
+	p.missed[req.PodUID] = append(p.missed[req.PodUID], req)
 }
 
 // incomplete tells whether a container of the pod was refused that is not created again.
 func (p *Preparer) incomplete(s shape, req handover.PrepareRequest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return s.never && len(s.containers) > 1 && slices.ContainsFunc(p.missed[req.PodUID], func(name string) bool {
-		return slices.Contains(s.containers, name) && !slices.Contains(s.sidecars, name)
+	return s.never && len(s.containers) > 1 && slices.ContainsFunc(p.missed[req.PodUID], func(refused handover.PrepareRequest) bool {
+		return slices.Contains(s.containers, refused.Container) && !slices.Contains(s.sidecars, refused.Container)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,10 @@ type group struct {
 	host   string
 	calls  []string
 	frozen map[string]bool
+	// plain are live containers that were started from the beginning, with their names.
+	plain map[string]string
+	// ownSHM is a container in which the volume is mounted at /dev/shm.
+	ownSHM string
 	// fails are calls that fail once.
 	fails map[string]bool
 }
@@ -68,7 +73,7 @@ func newGroup(t *testing.T, change ...func(*corev1.Pod)) *group {
 	}
 	_, err = w.Commit(t.Context())
 	require.NoError(t, err)
-	g := &group{server: server, pod: pod, host: t.TempDir(), frozen: map[string]bool{}, fails: map[string]bool{}}
+	g := &group{server: server, pod: pod, host: t.TempDir(), frozen: map[string]bool{}, plain: map[string]string{}, fails: map[string]bool{}}
 	for _, d := range []string{volumeLogs, "/shm"} {
 		require.NoError(t, os.MkdirAll(filepath.Join(g.host, d), 0o755))
 	}
@@ -88,6 +93,13 @@ func newGroup(t *testing.T, change ...func(*corev1.Pod)) *group {
 		NodeName: "b", Cluster: "c", Checkpoints: server.Client, Client: fake.NewClientset(pod), HostRoot: g.host, WorkDir: "/restore",
 		Store: bucket, Events: record.NewFakeRecorder(100), Log: zerolog.Nop(), Thaw: call("thaw"), Kill: call("kill"),
 		Running: func(_ context.Context, id string) (bool, error) { return g.frozen[id], nil },
+		Live: func(context.Context, string) (map[string]string, error) {
+			live := maps.Clone(g.plain)
+			for id := range g.frozen {
+				live[id], _, _ = strings.Cut(id, "-")
+			}
+			return live, nil
+		},
 	})
 	return g
 }
@@ -103,7 +115,10 @@ func (g *group) create(t *testing.T, sandbox, container string, number int) (han
 	bundle := filepath.Join(g.host, "bundles", id)
 	require.NoError(t, os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o755))
 	config := `{"mounts": [{"destination": "/dev/shm", "source": "/shm"}]}`
-	if container != "proxy" {
+	switch {
+	case container == g.ownSHM:
+		config = `{"mounts": [{"destination": "/dev/shm", "source": "` + volumeLogs + `"}]}`
+	case container != "proxy":
 		config = `{"mounts": [{"destination": "/logs", "source": "` + volumeLogs + `"}, {"destination": "/dev/shm", "source": "/shm"}]}`
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o600))
@@ -255,6 +270,48 @@ func TestTheAgentEndsWhileItEndsWhatWasRestored(t *testing.T) {
 	require.Equal(t, "kill s", g.calls[len(g.calls)-1], "the sandbox is the last")
 }
 
+// What Sweep has read of a pod is over by the time that it comes to that pod: a create was quicker, and a new restore is under way.
+func TestSweepGoesByWhatIsTrueNow(t *testing.T) {
+	g := newGroup(t)
+	g.restore(t, "s", "proxy", 1, true)
+	g.restore(t, "s", "main", 1, true)
+	g.fails["kill main-1"] = true
+	require.Error(t, g.beginAnew(t.Context(), "new", false), "the agent ends here, and is back")
+	require.NoError(t, os.MkdirAll(g.folder("before"), 0o700))
+	require.NoError(t, g.save(&restoration{Task: task{PrepareRequest: handover.PrepareRequest{PodUID: "before"}}, Ending: true, Doomed: []string{"other"}}))
+	kill := g.options.Kill
+	g.options.Kill = func(ctx context.Context, id string) error {
+		if id == "other" { // before this pod comes "new", which Sweep comes to later
+			g.restore(t, "s2", "proxy", 2, true)
+			g.restore(t, "s2", "main", 2, true)
+		}
+		return kill(ctx, id)
+	}
+	require.NoError(t, g.Sweep(t.Context()))
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"), "of the restore that is under way")
+	require.DirExists(t, filepath.Join(g.folder("new"), imagesName, "writer"))
+	g.restore(t, "s2", "writer", 2, true)
+	require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+}
+
+func TestTurns(t *testing.T) {
+	var all turns
+	leave, err := all.enter(t.Context(), "a")
+	require.NoError(t, err)
+	other, err := all.enter(t.Context(), "b")
+	require.NoError(t, err, "pods do not wait for each other")
+	other()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = all.enter(ended, "a")
+	require.ErrorIs(t, err, context.Canceled)
+	leave()
+	leave, err = all.enter(t.Context(), "a")
+	require.NoError(t, err)
+	leave()
+	require.Empty(t, all.pods)
+}
+
 // restoreRefused holds that the last container is not restored any more.
 func (g *group) restoreRefused(t *testing.T) {
 	t.Helper()
@@ -273,6 +330,18 @@ func TestAContainerThatEndsBeforeItIsThawed(t *testing.T) {
 		g.restore(t, "s", "proxy", 2, true)
 		require.Equal(t, []string{"kill proxy-1", "thaw main-1", "thaw proxy-2", "thaw writer-1"}, g.calls)
 		require.EqualValues(t, 2, g.status().Claim.Attempts)
+	})
+	t.Run("it ends twice: the pod starts clean", func(t *testing.T) {
+		g := newGroup(t)
+		g.restore(t, "s", "main", 1, true)
+		for number := range 2 {
+			g.restore(t, "s", "proxy", number, true)
+			delete(g.frozen, fmt.Sprintf("proxy-%d", number))
+		}
+		_, err := g.create(t, "s", "proxy", 3)
+		require.ErrorContains(t, err, "has to begin anew")
+		require.Equal(t, v1alpha1.ReasonRestoreFailed, g.reason(), "the next sandbox has no record of the attempts")
+		g.requirePlain(t, "s2", "proxy", 4)
 	})
 	t.Run("it is not started again: the pod leaves", func(t *testing.T) {
 		g := newGroup(t, never)
@@ -299,6 +368,67 @@ func TestAContainerThatEndsBeforeItIsThawed(t *testing.T) {
 	})
 }
 
+// What is held is ended before anything says that another generation is being restored: it would be forgotten by an agent that ends
+// in between.
+func TestWhatIsHeldIsEndedBeforeThePodFallsBack(t *testing.T) {
+	g := newGroup(t)
+	g.server.Edit("ns", "old", func(c *v1alpha1.Checkpoint) {
+		c.Status.Safety = &v1alpha1.GenerationReference{PodUID: "old", Containers: c.Status.Generation.Containers}
+	})
+	g.restore(t, "s", "proxy", 1, true)
+	g.restore(t, "s", "main", 1, true)
+	g.fail(t, "s", "writer", 1)
+	g.fail(t, "s", "writer", 2)
+	g.fails["kill main-1"] = true
+	_, err := g.create(t, "s", "writer", 3)
+	require.ErrorContains(t, err, "the agent ends here")
+	require.Nil(t, g.status().Claim.Fallback)
+	require.NoError(t, g.Sweep(t.Context()))
+	require.Empty(t, g.frozen)
+	_, err = g.create(t, "s2", "proxy", 2)
+	require.Error(t, err, "there is no such generation in the bucket")
+	require.NotNil(t, g.status().Claim.Fallback, "in the next sandbox")
+}
+
+func TestARestoreOfAnotherGenerationForgetsNothingThatIsHeld(t *testing.T) {
+	g := newGroup(t)
+	g.restore(t, "s", "proxy", 1, true)
+	r, err := g.load("new")
+	require.NoError(t, err)
+	_, err = g.begin(r.Task, &v1alpha1.GenerationReference{Number: 7}, r.Containers)
+	require.ErrorContains(t, err, "have not been ended")
+	after, err := g.load("new")
+	require.NoError(t, err)
+	require.Equal(t, r, after)
+}
+
+func TestAMomentThatCannotBeRecordedIsNoFailure(t *testing.T) {
+	g := newGroup(t)
+	g.server.Before = func() {
+		if g.status().Claim != nil {
+			g.server.Edit("ns", "old", func(*v1alpha1.Checkpoint) {}) // the update conflicts
+		}
+	}
+	g.restore(t, "s", "proxy", 1, true)
+	require.Nil(t, g.status().Timeline.Fetched)
+	require.EqualValues(t, 1, g.status().Claim.Attempts)
+	require.DirExists(t, filepath.Join(g.folder("new"), imagesName, "proxy"))
+}
+
+func TestAVolumeInThePlaceOfSHM(t *testing.T) {
+	g := newGroup(t)
+	g.ownSHM = "main"
+	g.restore(t, "s", "main", 1, true)
+	require.NoFileExists(t, filepath.Join(g.host, "shm/s"))
+	require.NoFileExists(t, filepath.Join(g.host, volumeLogs, "s"))
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"))
+	g.restore(t, "s", "proxy", 1, true)
+	require.FileExists(t, filepath.Join(g.host, "shm/s"))
+	g.restore(t, "s", "writer", 1, true)
+	require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"))
+}
+
 func TestTheGenerationIsOfAnotherPod(t *testing.T) {
 	g := newGroup(t, func(pod *corev1.Pod) {
 		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "exporter"})
@@ -320,6 +450,61 @@ func TestAPodThatCannotBeWhole(t *testing.T) {
 	_, err := g.create(t, "s", "writer", 1)
 	require.ErrorIs(t, err, errIncomplete)
 	require.Nil(t, g.status().Claim, "another pod may claim it")
+}
+
+// A pod is restored as a whole or not at all: what one of its containers did not wait for, no other one claims.
+func TestNothingIsRestoredBesideWhatStartedFromTheBeginning(t *testing.T) {
+	t.Run("nothing is claimed", func(t *testing.T) {
+		g := newGroup(t)
+		g.plain["proxy-1"] = "proxy"
+		g.requirePlain(t, "s", "main", 1)
+		g.requirePlain(t, "s", "writer", 1)
+		require.Nil(t, g.status().Claim, "another pod may claim it")
+	})
+	t.Run("it does not matter to what was restored, nor to containers of others", func(t *testing.T) {
+		g := newGroup(t)
+		g.plain["setup-1"], g.plain["debug-1"] = "setup", "debug"
+		for _, name := range []string{"proxy", "main", "writer"} {
+			g.restore(t, "s", name, 1, true)
+		}
+		require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+	})
+	t.Run("what is held already is ended, and the pod begins anew", func(t *testing.T) {
+		g := newGroup(t)
+		g.restore(t, "s", "proxy", 1, true)
+		g.plain["main-1"] = "main" // the agent was away
+		_, err := g.create(t, "s", "writer", 1)
+		require.ErrorContains(t, err, "has to begin anew")
+		require.Equal(t, []string{"kill proxy-1", "kill s"}, g.calls)
+		clear(g.plain) // the kubelet ends the pod
+		for _, name := range []string{"proxy", "main", "writer"} {
+			g.restore(t, "s2", name, 2, true)
+		}
+		require.Equal(t, v1alpha1.ReasonRestored, g.reason())
+	})
+	t.Run("a claim that was made is told to be spent", func(t *testing.T) {
+		g := newGroup(t)
+		g.restore(t, "s", "proxy", 1, true)
+		delete(g.frozen, "proxy-1")
+		require.NoError(t, g.drop("new"))
+		g.plain["proxy-2"] = "proxy"
+		g.requirePlain(t, "s", "main", 1)
+		require.Equal(t, v1alpha1.ReasonStartedClean, g.reason())
+	})
+}
+
+// What was ended is gone before the pod begins anew: it would be taken for one that started from the beginning, and may still write.
+func TestThePodBeginsAnewOnceWhatWasRestoredIsGone(t *testing.T) {
+	g := newGroup(t)
+	g.restore(t, "s", "proxy", 1, true)
+	g.restore(t, "s", "main", 1, true)
+	kill := g.options.Kill
+	g.options.Kill = func(context.Context, string) error { return nil }
+	require.ErrorIs(t, g.beginAnew(t.Context(), "new", false), errEnding)
+	require.FileExists(t, filepath.Join(g.host, volumeLogs, "log"))
+	g.options.Kill = kill
+	require.NoError(t, g.Sweep(t.Context()))
+	require.NoFileExists(t, filepath.Join(g.host, volumeLogs, "log"))
 }
 
 // What init containers wrote is gone with the files of the generation: they have to run once more before a clean start.

@@ -195,12 +195,14 @@ func (p *Preparer) claim(ctx context.Context, t task) (*v1alpha1.Checkpoint, err
 }
 
 // counts tells whether this is one more attempt: the pod's, in which its containers follow one another. A dead bucket is
-// waited for; only what CRIU was tried on counts.
+// waited for; only what CRIU was tried on counts. The last attempt is begun anew where it did not come to CRIU.
 func counts(status *v1alpha1.CheckpointStatus, joins bool) bool {
 	r := status.Condition(v1alpha1.ConditionRestored)
 	switch {
 	case r == nil || status.Claim.Attempts == 0:
 		return true
+	case status.Claim.Attempts >= maxAttempts:
+		return false
 	case r.Reason == v1alpha1.ReasonRestoreImpending:
 		return !joins
 	}
@@ -213,9 +215,12 @@ func (p *Preparer) failed(ctx context.Context, t task, reason, message string) e
 		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionFalse, reason, message)
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("record that the restore failed: %w", err)
+	}
 	p.options.Meter.failed(reason)
 	p.event(types.UID(t.PodUID), t.PrepareRequest, "Warning", reason, "not restored: "+message)
-	return err
+	return nil
 }
 
 // moment writes one moment of the timeline.

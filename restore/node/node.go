@@ -87,6 +87,8 @@ type Options struct {
 	Finishing func(podUID string) bool
 	// Running tells whether the OCI runtime has a live container of that id, frozen or not.
 	Running func(ctx context.Context, id string) (bool, error)
+	// Live returns the names of the pod's containers that the OCI runtime has live, frozen or not, by their ids. Nil: nobody asks.
+	Live func(ctx context.Context, podUID string) (map[string]string, error)
 	// Thaw lets a container of handover.HeldDir run, and gives it the signals that were kept back. Kill ends all processes
 	// of a container, none of which runs on where it is frozen. For both one that is gone is no error.
 	Thaw, Kill func(ctx context.Context, id string) error
@@ -109,13 +111,14 @@ type Preparer struct {
 	arrivals *arrivals
 	fetches  *fetches
 
+	turns turns
 	// mu is held while a restoration on disk is changed.
 	mu sync.Mutex
 	// begun are the pods for which this life of the agent has made folders; Sweep leaves those. Their times could not
 	// tell: a folder may be there from an earlier life, and the kernel's clock for files lags behind time.Now.
 	begun map[string]bool
-	// missed are containers, by pod, that were refused to the kubelet.
-	missed map[string][]string
+	// missed are the requests, by pod, whose containers were refused to the kubelet.
+	missed map[string][]handover.PrepareRequest
 }
 
 // New returns a Preparer.
@@ -127,7 +130,7 @@ func New(options Options) *Preparer {
 	if options.Finishing == nil {
 		options.Finishing = func(string) bool { return false }
 	}
-	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}, missed: map[string][]string{}}
+	p := &Preparer{options: options, fetches: newFetches(options.FetchesAtOnce), begun: map[string]bool{}, missed: map[string][]handover.PrepareRequest{}}
 	if options.Packs != nil {
 		options.Meter.packs.Store(options.Packs)
 		p.arrivals = newArrivals(&p.options)
@@ -209,6 +212,9 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 			return handover.PrepareReply{}, cmp.Or(err, fmt.Errorf("checkpoint %s/%s: %w", req.Namespace, name, errWait))
 		}
 	}
+	if next, err = p.beside(ctx, next, relation, t, r, wish); err != nil {
+		return handover.PrepareReply{}, err
+	}
 	if next == rungFallBack && r.whole(next, req.Container) && r.stays(req.Container) {
 		next = rungStartClean // its containers cannot be made once more
 	}
@@ -216,7 +222,7 @@ func (p *Preparer) step(ctx context.Context, req handover.PrepareRequest) (hando
 		if r == nil {
 			return handover.PrepareReply{}, fmt.Errorf("pod %s/%s: %w", req.Namespace, req.Pod, errIncomplete)
 		}
-		return handover.PrepareReply{}, errors.Join(errIncomplete, p.beginAnew(ctx, req.PodUID, false))
+		return handover.PrepareReply{}, errors.Join(errIncomplete, p.abandon(ctx, req.PodUID, false))
 	}
 	others := r != nil && len(r.others(req.Container)) > 0
 	if next == rungRestore && others && (relation != identity.Own || r.Task.CheckpointUID != t.CheckpointUID) {
@@ -247,11 +253,12 @@ func missedBy(pod *corev1.Pod, points []v1alpha1.Checkpoint) string {
 
 // underWay settles what is known of the restore that is under way in the pod and returns it; nil for none.
 func (p *Preparer) underWay(ctx context.Context, req handover.PrepareRequest, leaving bool) (*restoration, error) {
-	r, err := p.load(req.PodUID)
-	if err != nil || r == nil {
+	leave, err := p.turns.enter(ctx, req.PodUID)
+	if err != nil {
 		return nil, err
 	}
-	if err := p.settle(ctx, r); err != nil {
+	defer leave()
+	if _, err := p.settleNow(ctx, req.PodUID); err != nil {
 		return nil, err
 	}
 	return p.enter(ctx, req, leaving)
@@ -260,13 +267,11 @@ func (p *Preparer) underWay(ctx context.Context, req handover.PrepareRequest, le
 // take does what a rung says.
 func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, checkpoint *v1alpha1.Checkpoint) (handover.PrepareReply, error) {
 	var none handover.PrepareReply
-	if next == rungFallBack {
-		if err := p.fallBack(ctx, t); err != nil {
+	if r.whole(next, t.Container) {
+		if err := p.inVain(ctx, t, r, checkpoint); err != nil {
 			return none, err
 		}
-	}
-	if r.whole(next, t.Container) {
-		if err := p.beginAnew(ctx, t.PodUID, next == rungFail); err != nil {
+		if err := p.abandon(ctx, t.PodUID, next == rungFail); err != nil {
 			return none, err
 		}
 		if next != rungFail {
@@ -274,6 +279,10 @@ func (p *Preparer) take(ctx context.Context, next rung, t task, r *restoration, 
 		}
 	}
 	switch next {
+	case rungFallBack:
+		if err := p.fallBack(ctx, t); err != nil {
+			return none, err
+		}
 	case rungCreate:
 		return p.create(), nil
 	case rungEvacuated:
@@ -342,7 +351,7 @@ func (p *Preparer) restore(ctx context.Context, t task) (handover.PrepareReply, 
 		return handover.PrepareReply{}, err
 	}
 	if err != nil {
-		return handover.PrepareReply{}, errors.Join(err, p.failed(ctx, t, reasonOf(err), err.Error()), p.takeBack(t))
+		return handover.PrepareReply{}, errors.Join(err, p.failed(ctx, t, reasonOf(err), err.Error()), p.takeBack(t, ""))
 	}
 	p.options.Meter.fetchedIn(time.Since(begin), bytes)
 	log.Info().Dur("seconds", time.Since(begin)).Int64("raw_bytes", bytes).Msg("fetched")

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,16 +38,33 @@ func (p *Preparer) Reconcile(ctx context.Context) error {
 	}
 	var faults []error
 	for _, r := range all {
-		faults = append(faults, p.settle(ctx, r))
+		faults = append(faults, p.reconcile(ctx, r.Task.PodUID))
 	}
 	return errors.Join(faults...)
 }
 
-// settle brings one restoration as far as it can go by itself.
+// reconcile settles the restoration of one pod in its turn.
+func (p *Preparer) reconcile(ctx context.Context, podUID string) error {
+	leave, err := p.turns.enter(ctx, podUID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = p.settleNow(ctx, podUID)
+	return err
+}
+
+// settle brings one restoration as far as it can go by itself. It is the pod's turn, and r was read in it.
 func (p *Preparer) settle(ctx context.Context, r *restoration) error {
-	switch {
-	case r.Ending:
+	if r.Ending {
 		return p.end(ctx, r)
+	}
+	if r.Failed != "" && !r.Leaving {
+		if err := p.tellFailed(ctx, r); err != nil {
+			return err
+		}
+	}
+	switch {
 	case r.Leaving:
 		return p.tellLeaving(ctx, r)
 	case r.Over:
@@ -68,80 +82,6 @@ func (p *Preparer) settle(ctx context.Context, r *restoration) error {
 	return nil
 }
 
-// restoring is how long after a handover CRIU may be reading images: longer than the wrapper waits for it.
-const restoring = 2 * time.Minute
-
-// Sweep settles restorations, and removes images that nobody reads any more: those of an earlier life of the agent, and those
-// of pods that are gone. Records of handovers with an unknown outcome stay as long as their pod. It is to be called again
-// and again.
-func (p *Preparer) Sweep(ctx context.Context) error {
-	fault := p.Reconcile(ctx)
-	dir := filepath.Join(p.options.HostRoot, p.options.WorkDir)
-	folders, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(fault, fmt.Errorf("list fetched images: %w", err))
-	}
-	for _, f := range folders {
-		fault = errors.Join(fault, p.sweepFolder(ctx, f.Name()))
-	}
-	return fault
-}
-
-// sweepFolder removes what is stale of a pod's folder.
-func (p *Preparer) sweepFolder(ctx context.Context, podUID string) error {
-	r, err := p.load(podUID)
-	if err != nil {
-		return err
-	}
-	if r != nil {
-		there, err := p.there(ctx, r.Task)
-		if err != nil {
-			return err
-		}
-		if !there {
-			return p.drop(podUID)
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.begun[podUID] || r != nil && (r.several() || mayBeRead(r)) {
-		return nil
-	}
-	stale := p.folder(podUID)
-	if r != nil {
-		if r, err = p.load(podUID); err != nil || r == nil {
-			return err
-		}
-		stale = filepath.Join(stale, imagesName)
-		if r.Fetched = nil; p.save(r) != nil {
-			return fmt.Errorf("forget images of pod %s/%s", r.Task.Namespace, r.Task.Pod)
-		}
-	}
-	if err := os.RemoveAll(stale); err != nil {
-		return fmt.Errorf("remove fetched images: %w", err)
-	}
-	return nil
-}
-
-// there tells whether the pod of t is still in the API.
-func (p *Preparer) there(ctx context.Context, t task) (bool, error) {
-	pod, err := p.options.Client.CoreV1().Pods(t.Namespace).Get(ctx, t.Pod, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return false, fmt.Errorf("get pod %s/%s: %w", t.Namespace, t.Pod, err)
-	}
-	return err == nil && string(pod.UID) == t.PodUID, nil
-}
-
-// mayBeRead says whether a container was handed to CRIU so lately that CRIU may still be at it.
-func mayBeRead(r *restoration) bool {
-	for _, h := range r.Handed {
-		if time.Since(h.Time) < restoring {
-			return true
-		}
-	}
-	return false
-}
-
 // Result takes the outcome of a runc restore. One that is posted again, because the first answer was lost, changes nothing.
 func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error {
 	r, container, err := p.handedOver(res.ContainerID)
@@ -151,18 +91,57 @@ func (p *Preparer) Result(ctx context.Context, res handover.ResultRequest) error
 	t := r.Task
 	t.Container, t.ContainerID = container, res.ContainerID
 	log := p.options.Log.With().Str("namespace", t.Namespace).Str("pod", t.Pod).Str("container", t.Container).Logger()
-	if res.Error == "" && r.several() {
-		log.Info().Msg("restored, and held until the other containers of its pod are")
-		return p.settle(ctx, r)
-	}
 	if res.Error == "" {
-		return p.restored(ctx, t)
+		log.Info().Bool("held", r.several()).Msg("restored by CRIU")
+		return p.succeeded(ctx, t)
 	}
 	log.Error().Str("cause", res.Error).Msg("restore failed")
-	if err := p.failed(ctx, t, v1alpha1.ReasonRestoreFailed, res.Error); err != nil {
+	if err := p.takeBack(t, res.Error); err != nil {
 		return err
 	}
-	return p.takeBack(t)
+	// The wrapper asks for the next attempt as soon as it has an answer. What cannot be told now is told then, before anything else.
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	if err := p.reconcile(ctx, t.PodUID); err != nil {
+		log.Warn().Err(err).Msg("failure not told yet")
+	}
+	return nil
+}
+
+// tellTime is for the Checkpoint to say that a restore failed, of the time in which lifeboat-runtime wants an answer.
+const tellTime = time.Second
+
+// tellFailed writes on the Checkpoint that CRIU did not restore a container.
+func (p *Preparer) tellFailed(ctx context.Context, r *restoration) error {
+	cause := r.Failed
+	err := p.failed(ctx, r.Task, v1alpha1.ReasonRestoreFailed, cause)
+	if err != nil && !errors.Is(err, errNotHolder) && !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err = p.edit(r.Task.PodUID, func(r *restoration) error {
+		if r.Failed == cause {
+			r.Failed = ""
+		}
+		return nil
+	})
+	return err
+}
+
+// succeeded goes on after a container of the pod was restored: with several it is held until the others are.
+func (p *Preparer) succeeded(ctx context.Context, t task) error {
+	leave, err := p.turns.enter(ctx, t.PodUID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	r, err := p.load(t.PodUID)
+	if err != nil || r == nil || r.Handed[t.Container].ID != t.ContainerID {
+		return err
+	}
+	if r.several() {
+		return p.settle(ctx, r)
+	}
+	return p.restored(ctx, t)
 }
 
 // handedOver finds the restoration that a container was handed over in; nil where it was in none.

@@ -66,6 +66,24 @@ func TestResult(t *testing.T) {
 	}
 }
 
+// A failure that the agent knows of is none whose outcome is unknown, also where the API server is away just then.
+func TestAFailureIsKeptUntilItCanBeTold(t *testing.T) {
+	p, server, _ := handedOverScene(t, false)
+	away, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, p.Result(away, handover.ResultRequest{ContainerID: "c1", Error: "criu failed"}))
+	require.Equal(t, v1alpha1.ReasonRestoreImpending, server.Get("ns", "job").Status.Condition(v1alpha1.ConditionRestored).Reason)
+	require.Equal(t, outcomeNone, last(t, p))
+	failed := server.Get("ns", "job").Status.Condition(v1alpha1.ConditionRestored)
+	require.Equal(t, v1alpha1.ReasonRestoreFailed, failed.Reason)
+	require.Equal(t, "criu failed", failed.Message)
+	server.Edit("ns", "job", func(c *v1alpha1.Checkpoint) {
+		c.Status.SetCondition(v1alpha1.ConditionRestored, metav1.ConditionUnknown, v1alpha1.ReasonRestoreImpending, "once more")
+	})
+	require.NoError(t, p.Reconcile(t.Context()))
+	require.Equal(t, v1alpha1.ReasonRestoreImpending, server.Get("ns", "job").Status.Condition(v1alpha1.ConditionRestored).Reason, "it is told once")
+}
+
 func TestHandoverWithoutAResult(t *testing.T) {
 	t.Run("the container runs", func(t *testing.T) {
 		p, server, dir := handedOverScene(t, true)
@@ -81,7 +99,12 @@ func TestHandoverWithoutAResult(t *testing.T) {
 		long(t, p, "new")
 		require.NoError(t, p.Sweep(t.Context()))
 		require.NoDirExists(t, filepath.Join(dir, imagesName))
-		require.FileExists(t, filepath.Join(dir, recordName), "the record outlives the images as long as the pod is there")
+		before, err := os.Stat(filepath.Join(dir, recordName))
+		require.NoError(t, err, "the record outlives the images as long as the pod is there")
+		require.NoError(t, p.Sweep(t.Context()))
+		after, err := os.Stat(filepath.Join(dir, recordName))
+		require.NoError(t, err)
+		require.True(t, os.SameFile(before, after), "what has not changed is not written")
 		require.NoError(t, p.options.Client.CoreV1().Pods("ns").Delete(t.Context(), "job", metav1.DeleteOptions{}))
 		require.NoError(t, p.Sweep(t.Context()))
 		require.NoDirExists(t, dir)

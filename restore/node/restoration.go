@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type restoration struct {
 	Inits    bool     `json:"inits,omitempty"`
 	// Handed are the containers, by name, that were handed to CRIU.
 	Handed map[string]handed `json:"handed,omitempty"`
+	// Failed is why CRIU did not restore a container, until the Checkpoint says so.
+	Failed string `json:"failed,omitempty"`
 	// Fetched are the containers whose images are here.
 	Fetched []string `json:"fetched,omitempty"`
 	// Volumes are those whose files were replaced or are being, by name; /dev/shm is shmVolume.
@@ -72,6 +75,11 @@ const shmVolume = "/dev/shm"
 
 // several tells whether containers wait for each other.
 func (r *restoration) several() bool { return len(r.Containers) > 1 }
+
+// of tells whether it is the restore of that generation in the pod of t.
+func (r *restoration) of(t task, gen *v1alpha1.GenerationReference) bool {
+	return r.Generation == gen.Number && r.Task.CheckpointUID == t.CheckpointUID
+}
 
 // others are the containers handed over beside the one of that name.
 func (r *restoration) others(container string) []handed {
@@ -169,13 +177,15 @@ func (p *Preparer) edit(podUID string, change func(*restoration) error) (*restor
 func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers []string) (*restoration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.begun[filepath.Base(t.PodUID)] = true
 	r, err := p.load(t.PodUID)
 	if err != nil {
 		return nil, err
 	}
-	dir := p.folder(t.PodUID)
-	if r == nil || r.Generation != gen.Number || r.Task.CheckpointUID != t.CheckpointUID {
+	dir, known := p.folder(t.PodUID), r != nil
+	if known && r.several() && len(r.Handed) > 0 && !r.of(t, gen) {
+		return nil, fmt.Errorf("begin with generation %d: containers that were restored from generation %d have not been ended", gen.Number, r.Generation)
+	}
+	if r == nil || !r.of(t, gen) {
 		fresh := &restoration{Task: t, Generation: gen.Number, Containers: containers, Volumes: map[string]volume{}}
 		if r != nil {
 			fresh.Layers = r.Layers
@@ -189,10 +199,19 @@ func (p *Preparer) begin(t task, gen *v1alpha1.GenerationReference, containers [
 		r = fresh
 	}
 	r.Never, r.Sidecars, r.Inits = t.pod.never, t.pod.sidecars, len(t.pod.inits) > 0
-	if err := makeFolders(dir, t.Container, r); err != nil {
-		return nil, fmt.Errorf("make folder for images: %w", diskFull(err))
+	if err = makeFolders(dir, t.Container, r); err != nil {
+		err = fmt.Errorf("make folder for images: %w", diskFull(err))
+	} else {
+		err = p.save(r)
 	}
-	return r, p.save(r)
+	if err != nil && !known {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.begun[filepath.Base(t.PodUID)] = true
+	return r, nil
 }
 
 // makeFolders makes the folders that the restore of a container needs, without anything of an attempt that an earlier life of the
@@ -247,10 +266,12 @@ func (p *Preparer) handOver(t task, mounted []string) error {
 	return err
 }
 
-// takeBack records that the container of t did not come to life, and removes its images: the next try fetches them anew.
-func (p *Preparer) takeBack(t task) error {
+// takeBack records that the container of t did not come to life, and why where the Checkpoint does not say so yet, and removes
+// its images: the next try fetches them anew.
+func (p *Preparer) takeBack(t task, cause string) error {
 	_, err := p.edit(t.PodUID, func(r *restoration) error {
 		delete(r.Handed, t.Container)
+		r.Failed = cmp.Or(cause, r.Failed)
 		r.Fetched = slices.DeleteFunc(r.Fetched, func(name string) bool { return name == t.Container })
 		return nil
 	})

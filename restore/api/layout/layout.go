@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -19,13 +20,20 @@ const (
 	Layers = "layers"
 	// Volumes holds volumes/<name of emptyDir volume>/….
 	Volumes = "volumes"
-	// SHM is the pod's /dev/shm.
+	// SHM is the pod's /dev/shm, as its sandbox has it. A volume that a container mounts there is that volume.
 	SHM = "shm"
 )
 
 // emptyDirs stands in the host paths of emptyDir volumes, of memory and of disk. Source: the kubelet's
 // pkg/kubelet/kubelet_getters.go and pkg/volume/emptydir.
 const emptyDirs = "/volumes/kubernetes.io~empty-dir/"
+
+// podVolume is what the host paths of a pod's volumes have in common, whatever the kubelet's folder is. A sandbox's /dev/shm is
+// elsewhere: in the runtime's folder of the sandbox. Source: as above, and pkg/volume/util/subpath.
+var podVolume = regexp.MustCompile(`/pods/[^/]+/volume(s|-subpaths)/`)
+
+// hostSHM is where programs have it, and the node's own: that is nobody's state.
+const hostSHM = "/dev/shm"
 
 // ImagePath is the path of a CRIU image of a container.
 func ImagePath(container, image string) string { return path.Join(Images, container, image) }
@@ -37,7 +45,7 @@ func LayerPath(container string) string { return path.Join(Layers, container) }
 type StateMounts struct {
 	// Volumes maps names of emptyDir volumes to their folders.
 	Volumes map[string]string
-	// SHM is the folder behind /dev/shm, empty where the container has none from outside.
+	// SHM is the sandbox's folder behind /dev/shm; empty where the container has none of it.
 	SHM string
 }
 
@@ -59,7 +67,7 @@ func ReadStateMounts(bundle string) (StateMounts, error) {
 		if _, name, ok := strings.Cut(mount.Source, emptyDirs); ok && !strings.Contains(name, "/") {
 			m.Volumes[name] = mount.Source
 		}
-		if mount.Destination == "/dev/shm" && path.IsAbs(mount.Source) {
+		if mount.Destination == hostSHM && path.IsAbs(mount.Source) && mount.Source != hostSHM && !podVolume.MatchString(mount.Source) {
 			m.SHM = mount.Source
 		}
 	}
