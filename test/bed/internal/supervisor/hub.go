@@ -24,7 +24,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/test/bed/internal/relay"
 )
 
-const bridge = "br0"
+// A bridge that is given no address takes the lowest of its ports', and another one when that port goes: after the death of one
+// node the other would not reach the API server until its ARP entry expires, half a minute later, in every second bed.
+const bridge, bridgeAddress = "br0", "02:00:00:00:00:01"
 
 // hub brings up the network in which this process lives: a bridge for the nodes and the API's service address.
 func (s *supervisor) hub(context.Context) error {
@@ -34,7 +36,7 @@ func (s *supervisor) hub(context.Context) error {
 	for _, c := range [][]string{
 		{"ip", "link", "set", "lo", "up"},
 		{"ip", "addr", "add", layout.ServiceAddress + "/32", "dev", "lo"},
-		{"ip", "link", "add", bridge, "type", "bridge"},
+		{"ip", "link", "add", bridge, "address", bridgeAddress, "type", "bridge"},
 		{"ip", "addr", "add", layout.HubAddress + "/24", "dev", bridge},
 		{"ip", "link", "set", bridge, "up"},
 	} {
