@@ -58,10 +58,10 @@ func (r *Reconciler) endWithPod(ctx context.Context, o *observation, stage Stage
 			return goOn, err
 		}
 		return done, r.deleteCheckpoint(ctx, o)
-	case stage == StageEvacuating && over(o.pod) && r.untilDeadline(s) > 0:
+	case stage == StageEvacuating && ended(o.pod) && r.untilDeadline(s) > 0:
 		return lookAgain(r.untilDeadline(s)), nil // the agent may have the dump and be uploading it
-	case (stage == StageFailed || stage == StageEvacuating) && over(o.pod):
-		return done, r.setProtectable(ctx, o, ended(o.pod))
+	case (stage == StageFailed || stage == StageEvacuating) && ended(o.pod):
+		return done, r.setProtectable(ctx, o, podEnded(o.pod))
 	case stage == StageClaimed && s.Claim.PodUID == o.pod.UID && o.pod.Status.Phase == corev1.PodFailed:
 		return done, r.claimLost(ctx, o, "ended")
 	}
@@ -194,4 +194,15 @@ func leaving(pod *corev1.Pod) bool {
 // over tells whether the pod's containers have ended for good.
 func over(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// collectorReason is that of DisruptionTarget where pod garbage collection takes a pod away whose node is gone, or out of service.
+// Of one that had not ended it says then that it has failed.
+const collectorReason = "DeletionByPodGC"
+
+// ended tells whether the pod's containers have ended, as their kubelet has said.
+func ended(pod *corev1.Pod) bool {
+	return over(pod) && !slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == collectorReason
+	})
 }

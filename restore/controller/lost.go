@@ -76,7 +76,7 @@ func mayBeLost(s *v1alpha1.CheckpointStatus) bool {
 // continuable tells whether the pod, which is there, may go on elsewhere once its node is gone. Under a notice it counts for
 // nothing that the pod is being deleted: that is part of the drain.
 func continuable(pod *corev1.Pod, stage Stage) bool {
-	if over(pod) || leaving(pod) && stage == StageNone {
+	if ended(pod) || leaving(pod) && stage == StageNone {
 		return false
 	}
 	return !slices.ContainsFunc(obstacle.OfPod(pod), func(o obstacle.Obstacle) bool { return o.Reason != v1alpha1.ReasonRecoverNever })

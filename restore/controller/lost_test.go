@@ -126,6 +126,13 @@ var podCases = map[string]lossCase{
 		w.deleteNode("a")
 	}, want: resumes},
 	"evicted, and removed by force": {do: func(w *world) { w.silent("a"); w.settle(); w.deleteBy(true); w.settle(); w.kubelet() }, want: resumes},
+	"collected, which says that it has failed": {do: func(w *world) {
+		w.deleteNode("a")
+		w.changePod(func(p *corev1.Pod) {
+			p.Status.Phase = corev1.PodFailed
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: collectorReason}}
+		})
+	}, want: resumes},
 	"the pod had ended": {do: func(w *world) {
 		w.changePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 		w.deleteNode("a")

@@ -44,8 +44,8 @@ func forgetVerdict(s *v1alpha1.CheckpointStatus) bool {
 	return meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionCurrent) || had
 }
 
-// ended is for a pod that is over.
-func ended(pod *corev1.Pod) protectable {
+// podEnded is for a pod that has ended.
+func podEnded(pod *corev1.Pod) protectable {
 	return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded, "the pod has ended: " + string(pod.Status.Phase)}
 }
 
@@ -53,8 +53,8 @@ func ended(pod *corev1.Pod) protectable {
 // or its node is gone, dumpable what the node's agent has seen of the pod, nil where it has not looked yet.
 func judge(pod *corev1.Pod, node *corev1.Node, dumpable *metav1.Condition) protectable {
 	switch {
-	case over(pod):
-		return ended(pod)
+	case ended(pod):
+		return podEnded(pod)
 	case leaving(pod):
 		return protectable{metav1.ConditionFalse, v1alpha1.ReasonPodEnded,
 			"the pod was deleted with no interruption under way: it will not be replaced"}
