@@ -177,6 +177,7 @@ func (r *run) deleteOn(ctx context.Context, j *job, node string, graceSeconds in
 		if node != r.plan.Source && pods[i].Status.PodIP != "" { // where it runs again by now, that is the end of it
 			r.mu.Lock()
 			r.deleted[pods[i].Status.PodIP] = true
+			j.ended = j.Kind == Bare
 			r.mu.Unlock()
 		}
 		r.note("deleted pod %s on node %s, with a grace of %d s", pods[i].Name, node, graceSeconds)

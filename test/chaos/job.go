@@ -25,6 +25,8 @@ const label = "chaos"
 type job struct {
 	JobPlan
 	name string
+	// ended says that its user deleted its bare pod where that ran again: its end, and that of its Checkpoint.
+	ended bool
 	// pods is how many processes there are to be; ReplacedTwice adds some.
 	pods int
 }

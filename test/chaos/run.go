@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -366,6 +367,7 @@ func (r *run) restart(ctx context.Context, j *job) error {
 		told = p != nil && p.Status == metav1.ConditionFalse
 	}
 	r.mu.Lock()
+	told = told || apierrors.IsNotFound(err) && j.ended
 	late := time.Since(r.failedSince[j.name]) > silence && time.Since(r.noticedUntil) > silence
 	r.mu.Unlock()
 	if !told && !late {
@@ -385,6 +387,7 @@ func (r *run) restart(ctx context.Context, j *job) error {
 		return err
 	}
 	delete(r.failedSince, j.name)
+	j.ended = false
 	r.restarted++
 	return nil
 }
