@@ -391,11 +391,9 @@ func TestNothingStartsWhileAGenerationIsRecorded(t *testing.T) {
 		s.finalErrs = []error{errDown, errDown, errDown}
 		s.hear(notice(time.Minute))
 		go s.round(t)
-		time.Sleep(2 * recordEvery)
-		synctest.Wait()
+		pass(2 * recordEvery)
 		require.True(t, s.evacuator.Finishing(s.targets[0].PodUID))
-		time.Sleep(5 * recordEvery)
-		synctest.Wait()
+		pass(5 * recordEvery)
 		require.NotNil(t, s.final)
 		require.False(t, s.evacuator.Finishing(s.targets[0].PodUID))
 	})

@@ -39,6 +39,15 @@ func (w *world) job(change ...func(*batchv1.Job)) (job *batchv1.Job, pod func(na
 	return job, func(name string) func(*corev1.Pod) { return by(job, "batch/v1", "Job", name) }
 }
 
+// jobPod is pod train-a of a Job, protected. of makes its other pods.
+func (w *world) jobPod() (of func(string) func(*corev1.Pod)) {
+	_, of = w.job()
+	w.userCreates(of("train-a"))
+	w.settle()
+	w.on("train-a")
+	return of
+}
+
 // started: the kubelet says that the pod's container runs.
 func (w *world) started(name string) {
 	pod := w.podNamed(name)
@@ -124,10 +133,7 @@ func TestAnotherPodContinues(t *testing.T) {
 
 func TestANewPodGetsACheckpointWhenItStartsFromTheBeginning(t *testing.T) {
 	w := newWorld(t)
-	_, of := w.job()
-	w.userCreates(of("train-a"))
-	w.settle()
-	w.on("train-a")
+	of := w.jobPod()
 	w.notice()
 	w.userCreates(of("train-b"), notStarted)
 	w.settleWithin(time.Second)
@@ -184,10 +190,7 @@ func TestWhatBecomesOfALostOwnedPod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			_, of := w.job()
-			w.userCreates(of("train-a"))
-			w.settle()
-			w.on("train-a")
+			of := w.jobPod()
 			w.notice()
 			w.userCreates(of("train-b"), notStarted)
 			lose(w)

@@ -1,10 +1,8 @@
 package eligible
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -164,37 +162,10 @@ func (its holdings) nameless(st *unix.Stat_t, program, name string) {
 }
 
 // mapped adds the files without a name that a process maps shared, for which it needs no descriptor. Shared memory of System V is
-// found by its objects. Lines of maps are described in proc(5).
+// found by its objects.
 func (its holdings) mapped(folder, program string) error {
-	f, err := os.Open(filepath.Join(folder, "maps"))
-	if err != nil {
-		return fmt.Errorf("read mappings: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<10)
-	for lines.Scan() {
-		line := lines.Text()
-		fields := strings.Fields(line)
-		if len(fields) < 6 || !strings.HasSuffix(fields[1], "s") || !strings.HasSuffix(line, deleted) || strings.HasPrefix(fields[5], "/SYSV") {
-			continue
-		}
-		var from, to uint64
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
-			return fmt.Errorf("read mappings: %q: %w", fields[0], err)
-		}
-		var st unix.Stat_t
-		file := filepath.Join(folder, "map_files", fmt.Sprintf("%x-%x", from, to)) // without the zeros in front that maps has
-		if err := unix.Stat(file, &st); err == nil {
-			its.nameless(&st, program, strings.Join(fields[5:], " "))
-		} else if !gone(err) {
-			return &fs.PathError{Op: "stat", Path: file, Err: err}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read mappings: %w", err)
-	}
-	return nil
+	wanted := func(name string) bool { return strings.HasSuffix(name, deleted) && !strings.HasPrefix(name, "/SYSV") }
+	return memory.EachShared(folder, wanted, func(name string, st *unix.Stat_t) { its.nameless(st, program, name) })
 }
 
 // inNamespacesOf calls do on a thread in the network and IPC namespaces of a process, which ends with it.

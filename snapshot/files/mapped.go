@@ -1,7 +1,6 @@
 package files
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/snapshot/memory"
 )
 
 // isMapped says whether f may change without a trace: it was mapped shared when the pass began, or nobody knows.
@@ -111,34 +112,8 @@ func cgroupIn(process, hierarchy string) (string, error) {
 	return "", fmt.Errorf("read cgroup of %s: hierarchy %s is missing", process, hierarchy)
 }
 
-// addMapped adds what one process maps shared. Lines of maps are described in proc(5).
+// addMapped adds what one process maps shared.
 func addMapped(process string, mapped map[inode]bool) error {
-	f, err := os.Open(filepath.Join(process, "maps"))
-	if err != nil {
-		return fmt.Errorf("read mappings: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<10)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || !strings.HasSuffix(fields[1], "s") || fields[4] == "0" || !strings.HasPrefix(fields[5], "/") {
-			continue
-		}
-		var from, to uint64
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
-			return fmt.Errorf("read mappings: %q: %w", fields[0], err)
-		}
-		var st unix.Stat_t
-		name := fmt.Sprintf("%s/map_files/%x-%x", process, from, to)
-		if err := unix.Stat(name, &st); err == nil {
-			mapped[inode{st.Dev, st.Ino}] = true
-		} else if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
-			return &fs.PathError{Op: "stat", Path: name, Err: err}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read mappings: %w", err)
-	}
-	return nil
+	named := func(name string) bool { return strings.HasPrefix(name, "/") }
+	return memory.EachShared(process, named, func(_ string, st *unix.Stat_t) { mapped[inode{st.Dev, st.Ino}] = true })
 }
